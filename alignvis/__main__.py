@@ -1,0 +1,3 @@
+from alignvis.cli import main
+
+main()

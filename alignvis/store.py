@@ -1,0 +1,367 @@
+"""The two tables on disk: written whole or not at all, checked on reading, joined by image id.
+
+Both tables are safetensors files whose header carries one JSON document under the key ``alignvis``. They are
+filled through a memory map, header first, so a table may be larger than memory, and they carry the work's
+progress themselves: a row of a ``*.sha256`` tensor that is not zero says that what it stands for is done. The
+file is called ``<name>.partial`` until it is whole.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from alignvis.errors import AlignvisError
+
+VERSION = 1
+HEADER_LIMIT = 100 * 2**20  # bytes; the limit that safetensors itself sets
+DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1")}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (numpy dtype, shape)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embeddings of one image set by one image encoder.
+
+    Attributes:
+        embeddings: (images, dim) float32, un-normalised, mapped read-only.
+        images: the image ids, one a row: paths below the image folder, with forward slashes.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    images: list[str]
+    embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Brain responses of one subject to the training and the test images.
+
+    Attributes:
+        train, test: (images, repetitions, channels, times) float16 or float32, mapped read-only, in ``document["unit"]``.
+        train_session, test_session: (images, repetitions) uint8, the session that each repetition was recorded in.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    train_images: list[str]
+    test_images: list[str]
+    train: NDArray[np.floating]
+    test: NDArray[np.floating]
+    train_session: NDArray[np.uint8]
+    test_session: NDArray[np.uint8]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def begin(path: Path, layout: Layout, document: Mapping[str, Any]) -> dict[str, np.memmap]:
+    """Open ``path.partial`` for filling: the one left by an interrupted call if it is of the same making, else a new one.
+
+    Args:
+        path: where the table will stand once it is whole.
+        layout: the tensors, by name.
+        document: everything known about the table beforehand; the same document means the same making.
+
+    Returns:
+        The tensors, mapped for reading and writing. A new file reads as zeros.
+
+    Raises:
+        AlignvisError: when the disk has no room; nothing is left behind then.
+    """
+    partial = _partial(path)
+    header = _header(layout, document)
+    size = 8 + len(header) + sum(_bytes(dtype, shape) for dtype, shape in layout.values())
+    if not _continues(partial, header, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                # Room is taken now: a full disk met later, through the map, would kill the process with a signal.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+                file.write(struct.pack("<Q", len(header)) + header)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise AlignvisError(
+                f"{path} needs {size / 1e6:,.1f} MB and could not be written ({error.strerror}); nothing was kept; "
+                "free some room or choose another --root"
+            ) from error
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    return _map(partial, "r+")
+
+
+def commit(path: Path) -> None:
+    """Give a filled table its name: flushed to the disk first, so that the name never stands for less than the whole."""
+    partial = _partial(path)
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def discard(path: Path) -> None:
+    """Remove what an interrupted call left of a table."""
+    _partial(path).unlink(missing_ok=True)
+
+
+def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str, Any]) -> None:
+    """Write a table that fits in memory, whole or not at all."""
+    discard(path)
+    try:
+        maps = begin(path, {name: (array.dtype.str, array.shape) for name, array in arrays.items()}, document)
+        for name, array in arrays.items():
+            maps[name][...] = array
+            maps[name].flush()
+        commit(path)
+    except BaseException:
+        discard(path)
+        raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; at the end of the block what was written there becomes ``path``, or nothing does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise AlignvisError(f"{path} could not be written ({error.strerror}); nothing was kept") from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document; a file that is not one is refused with a sentence."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AlignvisError(f"there is no file {path}") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise AlignvisError(f"{path} is not readable as JSON ({error}); restore it or make it again") from error
+
+
+def load_features(path: Path) -> Features:
+    """Read a features table.
+
+    Raises:
+        AlignvisError: when the file is missing, truncated, of another kind or a newer version, when its rows and
+            image ids do not agree, or when an embedding is not finite.
+    """
+    path = Path(path)
+    document, arrays = read_table(path, "features", {"embeddings": ("F32", 2)})
+    images = _ids(path, document, "images", len(arrays["embeddings"]))
+    embeddings = arrays["embeddings"]
+    if 0 in embeddings.shape:
+        raise AlignvisError(f"{path} holds embeddings of shape {embeddings.shape}, so there is nothing in it; extract it again")
+    # A sum is finite only if every term is; it reads the table once and needs no second array.
+    broken = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
+    if len(broken):
+        raise AlignvisError(
+            f"{path}: the embeddings of {len(broken)} of {len(images)} images are not finite (the first is "
+            f"{images[broken[0]]!r}); extract them again"
+        )
+    return Features(path, document, images, embeddings)
+
+
+def load_responses(path: Path) -> Responses:
+    """Read a responses table without loading it: the arrays are maps of the file.
+
+    Raises:
+        AlignvisError: when the file is missing, truncated, of another kind or a newer version, or when its shapes,
+            image ids and channel names do not agree. Values are checked where they are read (`pairs.py`) or by
+            `alignvis check`.
+    """
+    path = Path(path)
+    layout = {"train": ("F16 F32", 4), "test": ("F16 F32", 4), "train.session": ("U8", 2), "test.session": ("U8", 2)}
+    document, arrays = read_table(path, "responses", layout)
+    ids = {part: _ids(path, document, f"{part}_images", len(arrays[part])) for part in ("train", "test")}
+    channels = document.get("channels")
+    for part in ("train", "test"):
+        shape = arrays[part].shape
+        if not isinstance(channels, list) or shape[2] != len(channels):
+            raise AlignvisError(f"{path}: {part} has {shape[2]} channels but its header does not name {shape[2]}; make it again")
+        if arrays[f"{part}.session"].shape != shape[:2]:
+            raise AlignvisError(f"{path}: the sessions of {part} do not have its shape {shape[:2]}; make it again")
+        if 0 in shape[1:]:
+            raise AlignvisError(f"{path}: {part} has shape {shape}, so there is nothing in it; make it again")
+    shared = set(ids["train"]) & set(ids["test"])
+    if shared:
+        raise AlignvisError(
+            f"{path}: {len(shared)} images are both training and test images (the first is {min(shared)!r}); "
+            "a score on them would not be honest"
+        )
+    return Responses(path, document, ids["train"], ids["test"], *(arrays[name] for name in layout))
+
+
+def read_table(path: Path, kind: str, expected: Mapping[str, tuple[str, int]]) -> tuple[dict[str, Any], dict[str, np.memmap]]:
+    """Read the document and map the tensors of any table of ours.
+
+    Args:
+        kind: what the document must call itself: "features", "responses", ...
+        expected: tensors that must be there: name -> (safetensors dtypes allowed, number of dimensions).
+    """
+    document = read_document(path, kind)
+    arrays = _map(path, "r")
+    for name, (codes, dimensions) in expected.items():
+        if name not in arrays:
+            raise AlignvisError(f"{path} has no tensor called {name!r}, which every {kind} table has; make it again")
+        array = arrays[name]
+        if CODES[array.dtype] not in codes.split() or array.ndim != dimensions:
+            raise AlignvisError(
+                f"{path}: {name!r} is {CODES[array.dtype]} with shape {array.shape}; expected {codes.replace(' ', ' or ')} "
+                f"with {dimensions} dimensions"
+            )
+    return document, arrays
+
+
+def read_document(path: Path, kind: str | None = None) -> dict[str, Any]:
+    """Read what a table says of itself, after safetensors has checked that the file is whole."""
+    path = Path(path)
+    if not path.is_file():
+        raise AlignvisError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get("alignvis")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AlignvisError(f"{path} is not a whole safetensors file ({error}); it may be truncated: make it again") from error
+    if text is None:
+        raise AlignvisError(f"{path} is a safetensors file but not a table of alignvis: its header has no 'alignvis' document")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AlignvisError(f"{path}: its 'alignvis' document is not JSON ({error}); make it again") from error
+    if not isinstance(document, dict) or not isinstance(document.get("version"), int):
+        raise AlignvisError(f"{path}: its 'alignvis' document does not state a version; make it again")
+    if document["version"] > VERSION:
+        raise AlignvisError(
+            f"{path} was written in format version {document['version']}, and this alignvis reads up to {VERSION}; "
+            "update alignvis"
+        )
+    if kind is not None and document.get("table") != kind:
+        raise AlignvisError(f"{path} is a {document.get('table')!r} table; a {kind!r} table was expected here")
+    return document
+
+
+def fingerprint(path: Path) -> str:
+    """Identify a table by its header and by the digests of what it was made from (hex sha256)."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        digest.update(file.read(length))
+    for name, array in sorted(_map(path, "r").items()):
+        if name.endswith(".sha256"):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def rows(table: Features, wanted: Sequence[str], wanted_by: Path) -> NDArray[np.int64]:
+    """Find the rows of images by their ids, in the order asked for.
+
+    Raises:
+        AlignvisError: when images are missing; the sentence says whether the table is of another image set altogether.
+    """
+    place = {image: row for row, image in enumerate(table.images)}
+    missing = [image for image in wanted if image not in place]
+    if len(missing) == len(wanted):
+        raise AlignvisError(
+            f"none of the {len(wanted)} images in {wanted_by} is in {table.path} (it has, for example, {table.images[0]!r}; "
+            f"wanted, for example, {missing[0]!r}); these are tables of different image sets: extract features of the "
+            "images that were shown"
+        )
+    if missing:
+        raise AlignvisError(
+            f"{len(missing)} of the {len(wanted)} images in {wanted_by} are not in {table.path} (the first is "
+            f"{missing[0]!r}); extract features of the whole image set again"
+        )
+    return np.array([place[image] for image in wanted], dtype=np.int64)
+
+
+# --- the bytes -------------------------------------------------------------------------------------------------------
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object))
+
+
+def _header(layout: Layout, document: Mapping[str, Any]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"alignvis": json.dumps(document, ensure_ascii=False, allow_nan=False)}}
+    position = 0
+    # Widest values first, so that every tensor starts at a multiple of its own item size.
+    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (-np.dtype(item[1][0]).itemsize, item[0])):
+        end = position + _bytes(dtype, shape)
+        entries[name] = {"dtype": CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(entries, ensure_ascii=False).encode()
+    assert len(text) < HEADER_LIMIT, "a header of this size would be refused on reading"
+    return text + b" " * (-len(text) % 8)
+
+
+def _continues(partial: Path, header: bytes, size: int) -> bool:
+    if not partial.is_file() or partial.stat().st_size != size:
+        return False
+    with open(partial, "rb") as file:
+        return file.read(8 + len(header)) == struct.pack("<Q", len(header)) + header
+
+
+def _map(path: Path, mode: str) -> dict[str, np.memmap]:
+    """Map every tensor of a file that safetensors has accepted, or that we have just laid out."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        entries = json.loads(file.read(length))
+    arrays = {}
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in DTYPES:
+            raise AlignvisError(f"{path}: {name!r} is of type {entry['dtype']}; tables hold {', '.join(DTYPES)}")
+        shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
+        if 0 in shape:  # the operating system has no empty maps
+            arrays[name] = np.empty(shape, dtype)
+        else:
+            arrays[name] = np.memmap(path, dtype, mode, 8 + length + entry["data_offsets"][0], shape)
+    return arrays
+
+
+def _ids(path: Path, document: Mapping[str, Any], key: str, count: int) -> list[str]:
+    ids = document.get(key)
+    if not isinstance(ids, list) or not all(isinstance(image, str) for image in ids):
+        raise AlignvisError(f"{path}: its header has no list of image ids called {key!r}; make it again")
+    if len(ids) != count:
+        raise AlignvisError(f"{path} has {count} rows but names {len(ids)} images under {key!r}; make it again")
+    if len(set(ids)) != len(ids):
+        twice = next(image for image in ids if ids.count(image) > 1)
+        raise AlignvisError(f"{path} names the image {twice!r} more than once; make it again")
+    return ids

@@ -1,0 +1,5 @@
+"""`python cli.py` is `alignvis`."""
+
+from alignvis.cli import main
+
+main()

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignvis import store
+from alignvis.errors import AlignvisError
+from alignvis.grid import choose_recipe, find_features, find_responses, score_all, train_grid
+from alignvis.train import RECIPES
+from tests.tables import image_ids, planted, write_features
+
+QUICK = {"epochs": 1, "batch": 16}
+
+
+def grid(root: Path, said: list[str] | None = None, **changes) -> list[str]:
+    options = {"subjects": [1], "encoder": "linear", "changes": QUICK, **changes}
+    runs = train_grid(root, say=(said if said is not None else []).append, detail=lambda text: None, **options)
+    return [run.name for run, record in runs if record["history"]]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    planted(planted(tmp_path, subject=1), subject=2)
+    table = store.load_features(tmp_path / "features/tiny/lowlevel.safetensors")
+    write_features(tmp_path / "features/tiny/twin.safetensors", -np.asarray(table.embeddings), table.images, encoder="twin")
+    write_features(tmp_path / "features/others/x.safetensors", np.ones((3, 2)), image_ids(1, 3, "others"), encoder="x")
+    return tmp_path
+
+
+def test_every_combination_is_trained_and_tables_that_do_not_fit_are_left_out(root):
+    name = "tiny_sub-{:02d}_{}_linear_alignvis+epochs-1+batch-16_seed-{}".format
+    expected = [name(s, f, seed) for s in (1, 2) for f in ("lowlevel", "twin") for seed in (0, 4)]
+    assert grid(root, subjects=[1, 2], seeds=[0, 4]) == expected
+    assert sorted(path.name for path in (root / "runs").iterdir()) == sorted(expected)
+
+
+def test_runs_that_are_there_are_kept_and_the_others_go_on(root):
+    grid(root, features=["twin"])
+    run = next((root / "runs").iterdir())
+    before, said = run.stat().st_mtime_ns, []
+    assert len(grid(root, said)) == 2
+    assert run.stat().st_mtime_ns == before and said == [f"{run} is there already and was kept"]
+
+
+def test_a_run_of_the_same_name_on_other_tables_is_refused(root):
+    grid(root, features=["twin"])
+    table = store.load_features(root / "features/tiny/twin.safetensors")
+    write_features(table.path, np.asarray(table.embeddings), table.images, encoder="twin", made="otherwise")
+    with pytest.raises(AlignvisError, match="was trained on other tables than those there now"):
+        grid(root, features=["twin"])
+    assert len(grid(root, features=["twin"], overwrite=True)) == 1
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(root, tmp_path):
+    with pytest.raises(AlignvisError, match="no responses of subject 7 .* alignvis prepare things-eeg2 --raw DIR --subject 7"):
+        grid(root, subjects=[7])
+    with pytest.raises(AlignvisError, match="no responses of subject 1 .*prepare other --raw"):
+        find_responses(root, 1, "other")
+    with pytest.raises(AlignvisError, match="no features of 'dreamsim_ensemble' .* alignvis extract --encoder dreamsim_ensemble"):
+        grid(root, features=["dreamsim_ensemble"])
+    with pytest.raises(AlignvisError, match="none of the 340 images .* different image sets"):
+        grid(root, features=["x"])
+    responses = store.load_responses(find_responses(root, 1)[0])
+    for path in (root / "features/tiny").iterdir():
+        path.unlink()
+    with pytest.raises(AlignvisError, match="different image sets"):
+        find_features(root, responses)
+    (root / "features/others/x.safetensors").unlink()
+    with pytest.raises(AlignvisError, match="make them with: alignvis extract"):
+        find_features(root, responses)
+
+
+def test_a_table_that_lacks_some_images_is_refused_by_name_and_left_out_otherwise(root):
+    table = store.load_features(root / "features/tiny/twin.safetensors")
+    write_features(table.path, np.asarray(table.embeddings)[1:], table.images[1:], encoder="twin")
+    with pytest.raises(AlignvisError, match=f"1 of the 340 images .*'{table.images[0]}'"):
+        grid(root, features=["twin"])
+    assert [name.split("_")[2] for name in grid(root)] == ["lowlevel"]
+
+
+def test_a_changed_recipe_has_another_name():
+    assert choose_recipe("alignvis", {}) == ("alignvis", RECIPES["alignvis"])
+    assert choose_recipe("alignvis", {"epochs": 50})[0] == "alignvis"
+    name, recipe = choose_recipe("alignvis-fixed", {"epochs": 3, "validation": "image"})
+    assert (name, recipe.epochs, recipe.validation) == ("alignvis-fixed+epochs-3+validation-image", 3, "image")
+    with pytest.raises(AlignvisError, match="no recipe is called 'best'; there are: alignvis, alignvis-fixed"):
+        choose_recipe("best", {})
+
+
+def test_all_runs_are_scored_once_and_read_afterwards(root):
+    with pytest.raises(AlignvisError, match="there are no runs in .* alignvis train"):
+        score_all(root)
+    names = grid(root)
+    scores = score_all(root)
+    assert [Path(score["run"]).name for score in scores] == sorted(names)
+    marked = root / "runs" / names[0] / "scores.json"
+    store.write_json(marked, {**store.read_json(marked), "top1": 0.123})
+    assert score_all(root, [Path(names[0])])[0]["top1"] == 0.123
+    assert score_all(root, [root / "runs" / names[0]], overwrite=True)[0]["top1"] != 0.123
+    with pytest.raises(AlignvisError, match="there is no run"):
+        score_all(root, [Path("nothing")])

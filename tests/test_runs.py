@@ -1,0 +1,190 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from alignvis import runs, store
+from alignvis.errors import AlignvisError
+from alignvis.runs import evaluate_run, load_encoder, read_record, train_run
+from alignvis.train import Recipe
+from tests.tables import planted
+
+RECIPE = Recipe(batch=32, epochs=6, rate=3e-3, schedule="cosine", validation="concept")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    root = planted(tmp_path_factory.mktemp("root"))
+    train(root)
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "root"))
+
+
+def train(root: Path, name: str = "one", **changes) -> dict:
+    options = {"encoder": "linear", "recipe": RECIPE, "recipe_name": "test", "seed": 3, **changes}
+    responses, features = root / "responses/tiny/sub-01.safetensors", root / "features/tiny/lowlevel.safetensors"
+    return train_run(responses, features, root / "runs" / name, **options)
+
+
+def test_the_right_pictures_are_found_among_test_images_that_were_never_seen(root):
+    scores = evaluate_run(root / "runs" / "one")
+    assert scores["top1"] > 0.5 > 10 * scores["top1_chance"]
+    assert scores["top1_interval"][0] < scores["top1"] < scores["top1_interval"][1]
+    assert (scores["n"], scores["gallery"], scores["repetitions"], scores["top5_chance"]) == (40, 40, 4, 5 / 40)
+    assert scores["simulated"] is True and scores["seed"] == 3
+    assert json.loads((root / "runs/one/scores.json").read_text())["top1"] == scores["top1"]
+
+
+def test_nice_learns_too_and_its_dropout_follows_the_seed(root):
+    for name in ("first", "again"):
+        train(root, name, encoder="nice", recipe=replace(RECIPE, epochs=12))
+    assert evaluate_run(root / "runs" / "first")["top1"] > 0.25
+    assert len({(root / "runs" / name / "weights.safetensors").read_bytes() for name in ("first", "again")}) == 1
+
+
+def test_scores_follow_from_the_stored_similarities(root):
+    scores = evaluate_run(root / "runs" / "one")
+    similarities = load_file(root / "runs/one/similarity.safetensors")["similarity"]
+    places = (similarities >= np.diag(similarities)[:, None]).sum(axis=1)
+    assert scores["top1"] == np.mean(places == 1) and scores["top3"] == np.mean(places <= 3)
+    assert scores["median_rank"] == np.sort(places)[(len(places) - 1) // 2]
+    assert store.read_document(root / "runs/one/similarity.safetensors", "similarity")["gallery"][0].startswith("test_images/")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(root):
+    train(root, "again")
+    train(root, "other", seed=4)
+    first, again, other = ((root / "runs" / name / "weights.safetensors").read_bytes() for name in ("one", "again", "other"))
+    assert first == again != other
+
+
+def test_a_record_tells_what_was_done(root):
+    record = read_record(root / "runs" / "one")
+    responses = store.load_responses(root / "responses/tiny/sub-01.safetensors")
+    train_side, validation = record["split"]["train"], record["split"]["validation"]
+    assert sorted(train_side + validation) == sorted(responses.train_images)
+    assert len(validation) == 30 and len({image.split("/")[1] for image in validation}) == 3
+    assert record["recipe"] == {"name": "test", **vars(RECIPE)}
+    assert record["inputs"]["features"]["path"] == "../../features/tiny/lowlevel.safetensors"
+    assert len(record["history"]) == 6 and record["versions"]["torch"] == torch.__version__
+
+
+def test_a_run_moves_with_its_root(root, tmp_path):
+    moved = root.rename(tmp_path / "elsewhere")
+    assert evaluate_run(moved / "runs" / "one")["n"] == 40
+
+
+def test_test_responses_are_read_by_eval_alone(root, monkeypatch):
+    parts = []
+    original = runs.average
+
+    def spy(table, part, *rest):
+        parts.append(part)
+        return original(table, part, *rest)
+
+    monkeypatch.setattr(runs, "average", spy)
+    train(root, "spied")
+    assert parts == ["train"]
+    evaluate_run(root / "runs" / "spied")
+    assert parts == ["train", "test"]
+
+
+def test_nonsense_test_responses_change_no_weights(root):
+    """Training on a table whose test part is garbage gives the same bytes: nothing of it is looked at."""
+    path = root / "responses/tiny/sub-01.safetensors"
+    arrays, document = load_file(path), store.read_document(path)
+    save_file({**arrays, "test": np.full_like(arrays["test"], np.nan)}, path, {"alignvis": json.dumps(document)})
+    train(root, "blind")
+    assert (root / "runs/blind/weights.safetensors").read_bytes() == (root / "runs/one/weights.safetensors").read_bytes()
+    with pytest.raises(AlignvisError, match="test response to .* is not finite"):
+        evaluate_run(root / "runs" / "blind")
+
+
+def test_a_test_image_that_was_trained_on_is_found_out(root):
+    record = read_record(root / "runs" / "one")
+    leak = store.load_responses(root / "responses/tiny/sub-01.safetensors").test_images[7]
+    record["split"]["validation"].append(leak)
+    store.write_json(root / "runs/one/record.json", record)
+    with pytest.raises(AlignvisError, match=f"1 test images were used in training .*'{leak}'"):
+        evaluate_run(root / "runs" / "one")
+
+
+@pytest.mark.parametrize("kind", ["responses/tiny/sub-01", "features/tiny/lowlevel"])
+def test_a_table_that_changed_since_training_is_refused(root, kind):
+    path = root / f"{kind}.safetensors"
+    document = store.read_document(path)
+    save_file(load_file(path), path, {"alignvis": json.dumps({**document, "made": "otherwise"})})
+    with pytest.raises(AlignvisError, match="has changed since .* was trained on it"):
+        evaluate_run(root / "runs" / "one")
+    path.unlink()
+    with pytest.raises(AlignvisError, match="there is no file"):
+        evaluate_run(root / "runs" / "one")
+
+
+def test_a_run_never_overwrites_another_unasked(root):
+    before = (root / "runs/one/record.json").read_bytes()
+    with pytest.raises(AlignvisError, match="never overwrites another unasked"):
+        train(root)
+    assert (root / "runs/one/record.json").read_bytes() == before
+    evaluate_run(root / "runs" / "one")
+    train(root, overwrite=True, seed=5)
+    assert read_record(root / "runs" / "one")["seed"] == 5 and not (root / "runs/one/scores.json").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk")])
+def test_an_interrupted_run_leaves_nothing(root, error):
+    def stop(row):
+        if row["epoch"] == 2:
+            raise error
+
+    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        train(root, "stopped", report=stop)
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["one"]
+
+
+def test_a_disk_that_fills_while_saving_leaves_nothing(root, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, "save_file", full)
+    with pytest.raises(AlignvisError, match="No space left on device"):
+        train(root, "full", recipe=replace(RECIPE, epochs=1))
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["one"]
+
+
+def test_what_is_not_a_run_is_refused(root, tmp_path):
+    run = root / "runs" / "one"
+    with pytest.raises(AlignvisError, match="there is no run"):
+        evaluate_run(tmp_path / "nothing")
+    with pytest.raises(AlignvisError, match="is not a run: it has no record.json"):
+        evaluate_run(root)
+    record = read_record(run)
+    for change, sentence in [({"version": 2}, "newer alignvis"), ({"split": None}, "does not state split")]:
+        store.write_json(run / "record.json", {**record, **change})
+        with pytest.raises(AlignvisError, match=sentence):
+            evaluate_run(run)
+    (run / "record.json").write_text("[1]")
+    with pytest.raises(AlignvisError, match="does not state version"):
+        evaluate_run(run)
+
+
+def test_weights_that_do_not_fit_are_refused(root):
+    run = root / "runs" / "one"
+    record, weights = read_record(run), run / "weights.safetensors"
+    whole = weights.read_bytes()
+    for content in (whole[:100], b"<html>", b""):
+        weights.write_bytes(content)
+        with pytest.raises(AlignvisError, match="does not hold the weights of this run's linear"):
+            load_encoder(run, record)
+    weights.write_bytes(whole)
+    with pytest.raises(AlignvisError, match="does not hold the weights of this run's nice"):
+        load_encoder(run, {**record, "encoder": "nice"})

@@ -1,0 +1,28 @@
+from alignvis.table import scores_table
+
+
+def score(**changes) -> dict:
+    return {
+        "dataset": "things-eeg2", "simulated": False, "recipe": "alignvis", "validation": "image", "n": 200, "gallery": 200,
+        "repetitions": 80, "encoder": "nice", "features": "a", "aligned": True, "subject": 1, "seed": 0, "top1": 0.5, "top3": 0.6,
+        "top5": 0.7, "median_rank": 1.0, "top1_chance": 0.005, "top3_chance": 0.015, "top5_chance": 0.025,
+        "median_rank_chance": 100.5, **changes,
+    }  # fmt: skip
+
+
+def test_a_table_by_hand():
+    scores = [score(), score(seed=1, top1=0.6), score(subject=2, top1=0.25), score(features="b", aligned=False, top1=0.9)]
+    lines = scores_table(scores).splitlines()
+    assert lines[0] == "things-eeg2: 200 test responses, each the mean of 80 repetitions, among 200 pictures"
+    assert [line.split() for line in lines[5:9]] == [
+        "nice b no 1 1 90.0 85.1 to 93.4 60.0 70.0 1".split(),
+        "nice a yes 1 2 55.0 ± 7.1 48.1 to 61.7 60.0 ± 0.0 70.0 ± 0.0 1".split(),
+        "nice a yes 2 1 25.0 19.5 to 31.4 60.0 70.0 1".split(),
+        "nice a yes all 2 40.0 ± 21.2 0.0 to 100.0 60.0 ± 0.0 70.0 ± 0.0 1".split(),
+    ]
+    assert lines[9] == "chance: top-1 0.5%, top-3 1.5%, top-5 2.5%, median rank 100.5"
+
+
+def test_only_like_stands_beside_like_and_simulated_data_say_so():
+    text = scores_table([score(), score(simulated=True), score(recipe="alignvis-fixed"), score(gallery=100)])
+    assert text.count("test responses") == 4 and text.count("SIMULATED") == 1
