@@ -1,0 +1,177 @@
+"""Preprocessed THINGS-EEG2 files that other projects published -> a responses table.
+
+Two are around under the same names: that of the dataset's authors (17 channels, 100 Hz, 100 times, osf.io/anp5v), saved
+    by
+numpy, and that of NICE, ATM and AlignVis (63 channels, 250 Hz, 250 times), a bare pickle. Both are whitened already.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignvis import store
+from alignvis.errors import AlignvisError
+from alignvis.pickles import read_pickled
+from alignvis.progress import Progress
+from alignvis.recordings.eeg2_files import PARTS, channel_names, channel_rows
+from alignvis.recordings.sources import describe, hashing
+from alignvis.recordings.trials import permutation
+
+FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
+KEYS = ("preprocessed_eeg_data", "ch_names", "times")
+VALUES = 2**22  # of a chunk: 34 MB in double precision
+# The sessions of the published repetitions before they were permuted. Sessions 1 and 2 share the training images
+# between them, and so do 3 and 4; which of the two showed an image is not in the file, so the first of each pair stands
+# for both.
+MERGED = {"train": (4, [1, 1, 3, 3]), "test": (80, [1] * 20 + [2] * 20 + [3] * 20 + [4] * 20)}
+
+
+@dataclass(frozen=True)
+class _Preprocessed:
+    """One file: ``data`` (images, repetitions, channels, times), mapped; ``times`` (times,) s, of that length."""
+
+    path: Path
+    data: NDArray[np.floating]
+    channels: list[str]
+    times: NDArray[np.float64]
+
+
+def is_preprocessed(folder: Path) -> bool:
+    """Say whether a subject's folder holds preprocessed files and no raw sessions."""
+    return not any(folder.glob("ses-*")) and any((folder / name).exists() for name in FILES.values())
+
+
+def convert(
+    raw: Path,
+    folder: Path,
+    ids: Mapping[str, Sequence[str]],
+    about: Mapping[str, Any],
+    out: Path,
+    *,
+    channels: str,
+    sfreq: float,
+    dtype: str,
+    progress: Progress,
+) -> None:
+    """Convert one subject's preprocessed files, values as they are; an interrupted call continues with the unfinished
+    file.
+
+    Args:
+        raw: the folder that source files are named below.
+        folder: the subject's, below ``raw``.
+        ids: image ids of both parts, one for each row of the files.
+        about: what the document says whatever the input.
+        channels: "all" that the files have, "occipital", or names with commas.
+        sfreq: what the user asked for; the default 250 or the files' own rate.
+        dtype: "float16" or "float32".
+
+    Raises:
+        AlignvisError: when a file is missing or of another kind, when the two do not fit together or to the images, or
+            when a value is not finite.
+    """
+    files = {part: _open(folder / name, len(ids[part])) for part, name in FILES.items()}
+    train, test = files["train"], files["test"]
+    if train.channels != test.channels or not np.array_equal(train.times, test.times):
+        raise AlignvisError(f"{train.path} and {test.path} differ in their channels or times; download both again")
+    rate = round(1 / float(np.diff(train.times).mean()), 6)
+    if sfreq not in (250.0, rate):
+        raise AlignvisError(
+            f"{train.path} has {rate:g} samples a second; for --sfreq {sfreq:g} give the raw recordings"
+        )
+    names = train.channels if channels == "all" else channel_names(channels)
+    rows = channel_rows(train.path, train.channels, names)
+    sessions = {part: _sessions(part, files[part].data.shape[1]) for part in PARTS}
+    document = about | {
+        "channels": names,
+        "sfreq": rate,
+        "tmin": round(float(train.times[0]), 9),
+        **{f"{part}_images": list(ids[part]) for part in PARTS},
+        "parameters": {
+            "preprocessed_elsewhere": True,
+            "sessions": {part: _note(part, files[part].data.shape[1]) for part in PARTS},
+        },
+        "sources": describe([file.path for file in files.values()], raw),
+    }
+    layout = {part: (dtype, (*f.data.shape[:2], len(names), len(f.times))) for part, f in files.items()}
+    layout |= {f"{part}.session": ("uint8", layout[part][1][:2]) for part in PARTS}
+    layout["sources.sha256"] = ("uint8", (len(files), 32))
+    table = store.begin(out, layout, document)
+    total, done = sum(len(file.data) for file in files.values()), 0
+    for index, (part, file) in enumerate(files.items()):
+        digest = table["sources.sha256"][index]
+        if not digest.any():
+            with hashing([file.path]) as hashes:
+                table[f"{part}.session"][...] = sessions[part]
+                size = max(1, VALUES // file.data[0].size)
+                for first in range(0, len(file.data), size):
+                    _copy(table[part], file, rows, slice(first, first + size))
+                    progress(done + min(first + size, len(file.data)), total, f"{part} images")
+                table[part].flush()
+                table[f"{part}.session"].flush()
+                digest[...] = hashes[0].result()
+                table["sources.sha256"].flush()
+        done += len(file.data)
+    store.commit(out)
+
+
+def _copy(part: np.memmap, file: _Preprocessed, rows: NDArray[np.int64], images: slice) -> None:
+    values = file.data[images][:, :, rows].astype(np.float32)
+    largest = np.abs(values).max(axis=(0, 1, 3))
+    if not (largest <= np.finfo(part.dtype).max).all():  # false for NaN too
+        worst = int(np.argmin(largest <= np.finfo(part.dtype).max))
+        raise AlignvisError(
+            f"{file.path}: channel {file.channels[rows[worst]]} has the value {largest[worst]:g} within images "
+            f"{images.start + 1} to {images.start + len(values)}, which {part.dtype} does not hold; download it again"
+        )
+    part[images] = values
+
+
+def _sessions(part: str, repetitions: int) -> NDArray[np.uint8]:
+    published, merged = MERGED[part]
+    if repetitions != published:
+        return np.zeros(repetitions, dtype=np.uint8)
+    return np.array(merged, dtype=np.uint8)[permutation(published)]
+
+
+def _note(part: str, repetitions: int) -> str:
+    if repetitions != MERGED[part][0]:
+        return "unknown, written as 0"
+    if part == "train":
+        return "by the published order of merging: 1 stands for session 1 or 2, 3 for session 3 or 4"
+    return "by the published order of merging"
+
+
+def _open(path: Path, images: int) -> _Preprocessed:
+    content = read_pickled(path)
+    if not isinstance(content, dict) or any(key not in content for key in KEYS):
+        found = f"has {', '.join(map(str, content))}" if isinstance(content, dict) else f"is a {type(content).__name__}"
+        raise AlignvisError(f"{path} {found}; a preprocessed file of THINGS-EEG2 has {', '.join(KEYS)}")
+    data, channels, times = (content[key] for key in KEYS)
+    if not isinstance(data, np.ndarray) or data.ndim != 4 or data.dtype.kind != "f" or 0 in data.shape:
+        raise AlignvisError(
+            f"{path}: {KEYS[0]} is {getattr(data, 'shape', type(data).__name__)}; expected images, "
+            "repetitions, channels and times"
+        )
+    if not isinstance(channels, list) or len(channels) != data.shape[2] or len(set(map(str, channels))) < len(channels):
+        raise AlignvisError(f"{path} has {data.shape[2]} channels, and ch_names does not name each of them once")
+    if len(data) != images:
+        raise AlignvisError(
+            f"{path} has {len(data)} images and --images has {images}; rows are matched by order, so both have to "
+            "be whole"
+        )
+    # The published 63-channel files keep the time axis from before they were trimmed: 300 times for 250 samples.
+    fits = (
+        isinstance(times, np.ndarray)
+        and times.ndim == 1
+        and times.dtype.kind == "f"
+        and len(times) >= data.shape[3] > 1
+    )
+    axis = np.asarray(times[-data.shape[3] :], dtype=np.float64) if fits else np.zeros(2)
+    steps = np.diff(axis)
+    if not fits or not (steps > 0).all() or np.ptp(steps) > 1e-6 or (len(times) > len(axis) and axis[0] < -1e-9):
+        raise AlignvisError(f"{path}: its times do not fit its {data.shape[3]} samples; download the file again")
+    return _Preprocessed(path, data, [str(channel) for channel in channels], axis)

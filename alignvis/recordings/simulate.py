@@ -1,0 +1,329 @@
+"""A fake THINGS-EEG2 in the published layout: drawn pictures, a brain that answers to them, and a known best score."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignvis.errors import AlignvisError
+from alignvis.progress import Progress, silent
+from alignvis.recordings.brain import ELECTRODES, RATE, Brain, drives, make_brain, record
+from alignvis.recordings.ceiling import SEQUENCE, SOA, ceiling
+from alignvis.recordings.drawing import FACTORS
+from alignvis.recordings.eeg2_files import RAW_FILES
+from alignvis.recordings.eeg2_writer import npy_bytes, write_recording
+from alignvis.recordings.stimuli import Pictures, make_pictures, write_pictures
+from alignvis.recordings.trials import TARGET
+from alignvis.store import read_json, whole_file, write_json
+
+IMAGE_SET = "things-eeg2-simulated"
+SESSIONS = 4
+TRAIN_REPETITIONS = 2  # in one session
+MOST_CONCEPTS = 9999  # pictures are coded up to ten times this, and the catch picture above
+LARGEST = 2**32 - 1  # bytes of a recording: pickle protocol 3, which the published files have, counts with 32 bits
+MARKER = "simulated.json"
+
+
+@dataclass(frozen=True)
+class Design:
+    """Everything that decides what is simulated, but the subject.
+
+    Attributes:
+        concepts: training concepts, of ten pictures each.
+        test: test pictures, each of a concept of its own.
+        test_repetitions: of each test picture in each of the four sessions.
+        noise: standard deviation of each channel, uV.
+        amplitude: of the answer to one standard deviation of one factor where it is strongest, uV.
+        lead, tail: seconds before the first and after the last 200 ms of each sequence of twenty pictures.
+        flat_channel: an electrode that records nothing.
+    """
+
+    concepts: int
+    test: int
+    test_repetitions: int
+    noise: float
+    amplitude: float
+    seed: int
+    lead: float
+    tail: float
+    flat_channel: str | None
+
+
+def simulate_things_eeg2(
+    out: Path,
+    *,
+    subjects: Sequence[int] = (1,),
+    concepts: int = 60,
+    test: int = 100,
+    test_repetitions: int = 2,
+    noise: float = 6.0,
+    amplitude: float = 2.0,
+    seed: int = 0,
+    lead: float = 0.5,
+    tail: float = 1.0,
+    flat_channel: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a fake THINGS-EEG2 to `out`/raw/sub-NN and `out`/images/things-eeg2-simulated.
+
+    A second call with the same parameters continues the first: whole files are kept. It may name further subjects; all
+    see the same pictures. The same parameters always give the same bytes, given the same versions.
+
+    Args:
+        subjects: numbers from 1 to 99.
+        overwrite: replace an earlier simulation of other parameters; nothing but a simulation is ever replaced.
+        The others are those of `Design`.
+
+    Returns:
+        raw, images (paths), parameters, subjects, bytes, and ceiling: by subject, what `ceiling.ceiling` returns.
+
+    Raises:
+        AlignvisError: when a parameter is out of range, or `out` holds something else than this very simulation.
+
+    Source: layout, codes and design of Gifford et al. (2022), doi:10.1016/j.neuroimage.2022.119754; smaller, with
+        shorter pauses between sequences, and each file one recording instead of several concatenated ones.
+    """
+    out = Path(out)
+    design = Design(concepts, test, test_repetitions, noise, amplitude, seed, lead, tail, flat_channel)
+    _check(design, subjects)
+    images, raw = out / "images" / IMAGE_SET, out / "raw"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AlignvisError(f"the folder {out} cannot be made ({error.strerror}); choose another --out") from error
+    strange = [] if (images / MARKER).is_file() else _files(out)
+    if strange:
+        raise AlignvisError(
+            f"{out} already holds files that no simulation wrote (for example {strange[0].relative_to(out)}); choose a "
+            "new folder with --out"
+        )
+    shown = _statement({"concepts": concepts, "test": test, "seed": seed})
+    if overwrite and _found(images) not in (None, shown):
+        for marker in raw.glob(f"sub-*/{MARKER}"):  # whoever saw the old pictures goes with them, and goes first
+            _clear(marker.parent)
+    _claim(images, shown, overwrite)
+    pictures = make_pictures(concepts, test, _generator(seed))
+    write_pictures(images, pictures, seed, progress)
+    with whole_file(images / "image_metadata.npy") as partial:
+        partial.write_bytes(npy_bytes(pictures.metadata()))
+    write_json(images / "factors.json", {"simulated": True, "names": list(FACTORS), "factors": pictures.factors()})
+
+    ceilings = {}
+    for subject in subjects:
+        folder = raw / f"sub-{subject:02d}"
+        repetitions = {"train": TRAIN_REPETITIONS, "test": test_repetitions}
+        _claim(folder, {"subject": subject, "repetitions": repetitions} | _statement(asdict(design)), overwrite)
+        brain = make_brain(len(FACTORS), noise, amplitude, _generator(seed, subject))
+        known = ceiling(brain, pictures.latent["test"], SESSIONS * test_repetitions, _generator(seed, subject, 0, 1))
+        write_json(folder / "ceiling.json", {"simulated": True, **known})
+        ceilings[subject] = known
+        _write_sessions(folder, brain, pictures, design, subject, progress)
+    return {
+        "raw": str(raw),
+        "images": str(images),
+        "parameters": asdict(design),
+        "subjects": list(subjects),
+        "bytes": sum(file.stat().st_size for folder in (raw, images) for file in _files(folder)),
+        "ceiling": ceilings,
+    }
+
+
+# --- when what is shown ----------------------------------------------------------------------------------------------
+
+
+def concept_halves(concepts: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Deal the training concepts to the four sessions: the first two share them out, and again the last two.
+
+    Returns:
+        For each session the codes of its pictures, rising.
+    """
+    sessions = []
+    for _ in range(SESSIONS // 2):
+        shuffled = generator.permutation(concepts)
+        for half in np.array_split(shuffled, 2):
+            sessions.append((np.sort(half)[:, None] * 10 + np.arange(1, 11)).ravel())
+    return sessions
+
+
+def sequences(
+    codes: NDArray[np.int64], repetitions: int, spare: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Order one file's trials: every picture `repetitions` times, in random order, in sequences of twenty.
+
+    What is over in the last sequences shows some pictures again, none more than `spare` times if there are enough
+    pictures; one sequence in nine holds the catch picture, never first. With the published numbers of pictures this
+    gives the published numbers of sequences.
+
+    Returns:
+        (sequences, 20) codes.
+    """
+    wanted = repetitions * len(codes)
+    # A hundredth of the trials is extra, and a tenth of a trial in each sequence is the catch picture.
+    count = math.ceil(1.01 * wanted / (SEQUENCE - 0.1))
+    targets = max(1, round(count / 9))
+    extra = SEQUENCE * count - wanted - targets
+    again = [generator.permutation(codes) for _ in range(math.ceil(extra / len(codes)))]
+    if spare > len(again):
+        again = [generator.permutation(np.repeat(codes, spare))]
+    trials = generator.permutation(np.concatenate([np.repeat(codes, repetitions), *again])[: wanted + extra])
+    order = np.zeros((count, SEQUENCE), dtype=np.int64)
+    order[generator.choice(count, targets, replace=False), generator.integers(1, SEQUENCE, targets)] = TARGET
+    order[order == 0] = trials
+    return order
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _write_sessions(
+    folder: Path, brain: Brain, pictures: Pictures, design: Design, subject: int, progress: Progress
+) -> None:
+    """Write the eight recordings of one subject; those that are there are kept."""
+    halves = concept_halves(design.concepts, _generator(design.seed, subject, 0, 2))
+    for session, train in enumerate(halves, 1):
+        shown = {
+            "train": (train, TRAIN_REPETITIONS, 2),
+            "test": (np.arange(1, design.test + 1), design.test_repetitions, 1),
+        }
+        for number, (part, (codes, repetitions, spare)) in enumerate(shown.items()):
+            path = folder / f"ses-{session:02d}" / RAW_FILES[part]
+            if not path.is_file():
+                generator = _generator(design.seed, subject, session, number)
+                order = sequences(codes, repetitions, spare, generator)
+                rows = np.where(order == TARGET, -1, order - 1)
+                latent = np.concatenate([pictures.latent[part], pictures.target[None]])[rows]
+                _write_recording(path, brain, order, latent, design, generator)
+            done = 2 * (session - 1) + number + 1
+            progress(done, 2 * SESSIONS, f"recording sub-{subject:02d}")
+
+
+def _write_recording(
+    path: Path,
+    brain: Brain,
+    order: NDArray[np.int64],
+    latent: NDArray[np.float64],
+    design: Design,
+    generator: np.random.Generator,
+) -> None:
+    """Record one file.
+
+    Args:
+        order: (sequences, 20) codes.
+        latent: (sequences, 20, factors).
+    """
+    length = _sequence_samples(design)
+    first = np.arange(len(order)) * length + round(design.lead * RATE)
+    onsets = (first[:, None] + SOA * np.arange(SEQUENCE)).ravel()
+    codes = np.zeros(len(order) * length)
+    codes[onsets] = order.ravel()
+    recorded = np.array([[name != design.flat_channel] for name in ELECTRODES])
+    blocks = record(brain, onsets, drives(latent.reshape(len(onsets), -1)), len(codes), generator)
+    write_recording(path, ELECTRODES, codes, (recorded * block for block in blocks))
+
+
+def _sequence_samples(design: Design) -> int:
+    return round(design.lead * RATE) + SEQUENCE * SOA + round(design.tail * RATE)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    """The random numbers of (seed, subject, session, purpose); subject 0 is the pictures'."""
+    return np.random.default_rng([*key, *[0] * (4 - len(key))])
+
+
+def _files(folder: Path) -> list[Path]:
+    """The whole files below a folder."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".partial")
+
+
+def _statement(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the marker of a folder says: what every other file in it is part of."""
+    versions = {name: version(name) for name in ("alignvis", "numpy", "scipy", "pillow")}
+    return {"simulated": True, "dataset": "things-eeg2", "parameters": dict(parameters), "versions": versions}
+
+
+def _found(folder: Path) -> dict[str, Any] | None:
+    """Read the marker of a folder, if it has one."""
+    marker = folder / MARKER
+    if not marker.is_file():
+        return None
+    found = read_json(marker)
+    if (
+        not isinstance(found, dict)
+        or found.get("simulated") is not True
+        or not isinstance(found.get("parameters"), dict)
+    ):
+        raise AlignvisError(f"{marker} is not the statement of a simulation; choose a new folder with --out")
+    return found
+
+
+def _claim(folder: Path, statement: Mapping[str, Any], overwrite: bool) -> None:
+    """Make a folder ours before anything is written to it.
+
+    Raises:
+        AlignvisError: when it belongs to something else.
+    """
+    found = _found(folder)
+    if found == statement:
+        return
+    if found is None and _files(folder):
+        raise AlignvisError(
+            f"{folder} holds files but no {MARKER}, so it may be a real recording; choose a new folder with --out"
+        )
+    if found is not None:
+        if not overwrite:
+            old, new = found["parameters"], statement["parameters"]
+            other = [
+                f"{name} {old.get(name)!r} instead of {value!r}"
+                for name, value in new.items()
+                if old.get(name) != value
+            ]
+            raise AlignvisError(
+                f"{folder} holds another simulation ({', '.join(other) or 'made by other versions'}); choose a new "
+                "folder with --out, or replace it with --overwrite"
+            )
+        _clear(folder)
+    write_json(folder / MARKER, statement)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a simulation wrote; its marker goes last, so that an interrupted call can be repeated."""
+    for path in folder.iterdir():
+        if path.name != MARKER:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (folder / MARKER).unlink()
+
+
+def _check(design: Design, subjects: Sequence[int]) -> None:
+    ranges = {
+        "concepts": (2, MOST_CONCEPTS),
+        "test": (2, TARGET - 1),
+        "test_repetitions": (1, 1000),
+        "noise": (1e-3, 1e3),
+        "amplitude": (0, 1e3),
+        "seed": (0, 2**32 - 1),
+        # An epoch begins 0.2 s before its picture and ends 1 s after it, that is 0.8 s after the last 200 ms.
+        "lead": (0.25, 60),
+        "tail": (0.85, 60),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(design, name)
+        if not low <= value <= high:
+            raise AlignvisError(f"{name} is {value}; the simulation can do {low:g} to {high:g}: choose another value")
+    if design.flat_channel is not None and design.flat_channel not in ELECTRODES:
+        raise AlignvisError(f"no electrode is called {design.flat_channel!r}; there are: {' '.join(ELECTRODES)}")
+    if not subjects or len(set(subjects)) != len(subjects) or not all(1 <= subject <= 99 for subject in subjects):
+        raise AlignvisError(f"the subjects are {list(subjects)}; name one or more different numbers from 1 to 99")
+    most = max(TRAIN_REPETITIONS * 10 * math.ceil(design.concepts / 2), design.test_repetitions * design.test)
+    size = 8 * (len(ELECTRODES) + 1) * _sequence_samples(design) * math.ceil(1.01 * most / (SEQUENCE - 0.1))
+    if size > LARGEST:
+        raise AlignvisError(
+            f"one recording would have {size / 1e9:.1f} GB, and the published format holds {LARGEST / 1e9:.1f} GB; "
+            "choose fewer concepts, test pictures or repetitions"
+        )
