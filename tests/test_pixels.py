@@ -1,0 +1,349 @@
+import math
+import os
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImageProcessorPil
+
+from alignvis.errors import AlignvisError
+from alignvis.images.pixels import FILE_LIMIT, GEOMETRIES, apply, decode, pictures, read
+
+GREY = np.random.default_rng(5).integers(0, 256, (40, 56), dtype=np.uint8)
+COLOUR = np.random.default_rng(6).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+def noise(size: tuple[int, int], seed: int) -> Image.Image:
+    """A smooth field with noise on it: edges and detail at every scale."""
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    grain = draw.integers(-40, 40, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.asarray(coarse).astype(int) + grain, 0, 255).astype(np.uint8))
+
+
+def sizes(count: int) -> list[tuple[int, int]]:
+    draw = np.random.default_rng(0)
+    some = [tuple(int(edge) for edge in draw.integers(90, 500, 2)) for _ in range(count)]
+    # smaller than the crop, square, already of the size, long, and odd margins on both sides of a half
+    return [
+        *some,
+        (20, 31),
+        (300, 300),
+        (224, 224),
+        (256, 256),
+        (900, 100),
+        (100, 900),
+        (224, 227),
+        (229, 224),
+        (224, 229),
+    ]
+
+
+PROCESSORS = {
+    "hf-clip": CLIPImageProcessorPil(do_rescale=False, do_normalize=False),
+    "bicubic-256-crop-224": BitImageProcessorPil(
+        size={"shortest_edge": 256}, resample=3, crop_size={"height": 224, "width": 224}, do_rescale=False,
+        do_normalize=False,
+    ),
+    "squash-bilinear-224": ViTImageProcessorPil(resample=2, do_rescale=False, do_normalize=False),
+    "squash-bicubic-224": ViTImageProcessorPil(resample=3, do_rescale=False, do_normalize=False),
+}  # fmt: skip
+
+
+def by_transformers(name: str, picture: Image.Image) -> np.ndarray:
+    return np.asarray(PROCESSORS[name](picture, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+
+
+def by_torchvision(picture: Image.Image, resampling: Image.Resampling) -> np.ndarray:
+    """Resize(224) and CenterCrop(224) as torchvision's functional.py states them."""
+    width, height = picture.size
+    short, long = (width, height) if width <= height else (height, width)
+    new_long = int(224 * long / short)
+    new = (224, new_long) if width <= height else (new_long, 224)
+    array = np.asarray(picture.resize(new, resampling))
+    top, left = int(round((array.shape[0] - 224) / 2.0)), int(round((array.shape[1] - 224) / 2.0))
+    return array[top : top + 224, left : left + 224]
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_as_transformers_does_it(name, shared_data):
+    photos = [decode(path) for path in sorted((shared_data / "photos").glob("*.jpg"))]
+    assert len(photos) == 8
+    for picture in [*photos, *(noise(size, seed) for seed, size in enumerate(sizes(16)))]:
+        np.testing.assert_array_equal(
+            apply(GEOMETRIES[name], picture), by_transformers(name, picture), str(picture.size)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "resampling"),
+    [("clip", Image.Resampling.BICUBIC), ("shortest-bilinear-224", Image.Resampling.BILINEAR)],
+)
+def test_as_torchvision_does_it(name, resampling, shared_data):
+    photos = [decode(path) for path in sorted((shared_data / "photos").glob("*.jpg"))]
+    for picture in [*photos, *(noise(size, seed) for seed, size in enumerate(sizes(60)))]:
+        np.testing.assert_array_equal(apply(GEOMETRIES[name], picture), by_torchvision(picture, resampling))
+
+
+def test_the_two_crops_differ_by_one_pixel_in_a_quarter_of_shapes_and_never_in_squares():
+    differ = 0
+    for seed, size in enumerate(sizes(60)[:60]):
+        one, two = (apply(GEOMETRIES[name], noise(size, seed)) for name in ("clip", "hf-clip"))
+        if not np.array_equal(one, two):
+            differ += 1
+            wide = size[0] > size[1]
+            np.testing.assert_array_equal(one[:, :-1] if wide else one[:-1], two[:, 1:] if wide else two[1:])
+    assert 8 <= differ <= 22
+    square = noise((311, 311), 1)
+    np.testing.assert_array_equal(apply(GEOMETRIES["clip"], square), apply(GEOMETRIES["squash-bicubic-224"], square))
+    np.testing.assert_array_equal(apply(GEOMETRIES["clip"], square), apply(GEOMETRIES["hf-clip"], square))
+
+
+def test_the_longer_edge_is_cut_off_not_rounded():
+    # an integer quotient everywhere gives what int() of the true one gives
+    for short in range(1, 400, 7):
+        for long in range(short, 1200, 13):
+            assert 224 * long // short == int(224 * long / short)
+
+
+def test_every_geometry_gives_a_square_of_the_stated_side():
+    for geometry in GEOMETRIES.values():
+        for size in ((3, 290), (1, 1), (640, 425)):
+            array = apply(geometry, noise(size, 0))
+            assert array.shape == (geometry.crop, geometry.crop, 3) and array.dtype == np.uint8
+    assert GEOMETRIES["lowlevel"].crop == 96
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def saved(path: Path, picture: Image.Image, **options) -> Path:
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
+def test_lossless_files_come_back_as_they_were(tmp_path, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    path = saved(tmp_path / name, Image.fromarray(COLOUR), **options)
+    np.testing.assert_array_equal(np.asarray(decode(path)), COLOUR)
+    assert decode(path).mode == "RGB"
+
+
+def test_grey_is_the_same_in_all_channels(tmp_path):
+    for mode in ("L", "1"):
+        picture = Image.fromarray(GREY).convert(mode)
+        array = np.asarray(decode(saved(tmp_path / "g.png", picture)))
+        np.testing.assert_array_equal(array, np.repeat(np.asarray(picture.convert("L"))[..., None], 3, axis=2))
+
+
+def test_transparency_is_dropped_and_nothing_is_warned(tmp_path):
+    alpha = np.dstack([COLOUR, GREY])
+    np.testing.assert_array_equal(np.asarray(decode(saved(tmp_path / "a.png", Image.fromarray(alpha)))), COLOUR)
+    palette = Image.fromarray(COLOUR).quantize(16)
+    wanted = np.asarray(palette.convert("RGB"))
+    for transparency in (3, bytes(range(16))):
+        path = saved(tmp_path / "p.png", palette, transparency=transparency)
+        np.testing.assert_array_equal(np.asarray(decode(path)), wanted)
+
+
+def test_sixteen_bits_keep_the_upper_eight(tmp_path):
+    deep = GREY.astype(np.uint16) * 256 + 200
+    wanted = np.repeat(GREY[..., None], 3, axis=2)
+    for name in ("d.png", "d.tif"):
+        np.testing.assert_array_equal(np.asarray(decode(saved(tmp_path / name, Image.fromarray(deep)))), wanted)
+    thirty_two = saved(tmp_path / "i.tif", Image.fromarray(deep.astype(np.int32)))
+    np.testing.assert_array_equal(np.asarray(decode(thirty_two)), wanted)
+    for beyond in (-1, 65536):
+        path = saved(tmp_path / "i.tif", Image.fromarray(np.full((5, 5), beyond, np.int32)))
+        with pytest.raises(AlignvisError, match="i.tif holds values beyond 16 bits"):
+            decode(path)
+
+
+def test_cmyk_is_converted_as_pillow_does(tmp_path):
+    picture = Image.fromarray(COLOUR).convert("CMYK")
+    path = saved(tmp_path / "c.tif", picture)
+    np.testing.assert_array_equal(np.asarray(decode(path)), np.asarray(picture.convert("RGB")))
+    near = np.asarray(decode(saved(tmp_path / "c.jpg", Image.new("CMYK", (32, 32), (0, 255, 255, 0)))))
+    assert (near[..., 0] > 250).all() and (near[..., 1:] < 5).all()  # red, not its complement
+
+
+def test_the_rotation_noted_by_a_camera_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path / "r.jpg", Image.fromarray(COLOUR), exif=exif, quality=95, subsampling=0)
+    with Image.open(path) as noted:
+        assert noted.getexif()[0x0112] == 6
+    assert decode(path).size == (56, 40)
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    first, second = Image.fromarray(COLOUR), Image.new("RGB", (56, 40))
+    more = {"save_all": True, "append_images": [second]}
+    for name, options in (("m.webp", {"lossless": True}), ("m.png", {}), ("m.tif", {})):
+        np.testing.assert_array_equal(np.asarray(decode(saved(tmp_path / name, first, **more, **options))), COLOUR)
+    # a camera's pair of views in one JPEG
+    assert np.asarray(decode(saved(tmp_path / "m.jpg", first, format="MPO", **more))).mean() > 100
+
+
+def test_bytes_that_were_read_already_are_not_read_again(tmp_path):
+    data = saved(tmp_path / "a.png", Image.fromarray(COLOUR)).read_bytes()
+    np.testing.assert_array_equal(np.asarray(decode(tmp_path / "gone.png", data)), COLOUR)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "tif"])
+def test_a_truncated_file_is_refused_by_name(tmp_path, kind):
+    whole = saved(tmp_path / f"whole.{kind}", noise((90, 70), 3)).read_bytes()
+    for share in (0.02, 0.3, 0.6, 0.9, 0.97):
+        path = tmp_path / f"cut.{kind}"
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(AlignvisError, match=rf"cut\.{kind}"):
+            decode(path)
+
+
+def test_a_truncated_progressive_photo_is_refused(tmp_path):
+    whole = saved(tmp_path / "p.jpg", noise((90, 70), 3), progressive=True).read_bytes()
+    for share in (0.5, 0.8, 0.95):
+        with pytest.raises(AlignvisError, match=r"cut\.jpg is a broken picture"):
+            decode(tmp_path / "cut.jpg", whole[: int(len(whole) * share)])
+
+
+def test_damaged_bytes_never_escape_as_another_exception(tmp_path):
+    draw = np.random.default_rng(0)
+    for kind in ("jpg", "png", "webp", "bmp", "tif"):
+        whole = np.frombuffer(saved(tmp_path / f"w.{kind}", noise((60, 50), 3)).read_bytes(), np.uint8)
+        for _ in range(60):
+            broken = whole.copy()
+            broken[draw.integers(0, min(len(whole), 200), 6)] = draw.integers(0, 256, 6)
+            try:
+                assert decode(tmp_path / f"b.{kind}", broken.tobytes()).mode == "RGB"
+            except AlignvisError as error:
+                assert f"b.{kind}" in str(error) and "\n" not in str(error) and "0x7" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is an empty file where a picture was expected"),
+        (b"<!DOCTYPE html><html>404</html>", "does not hold a picture, though its name says so"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "does not hold a picture"),
+        (bytes(4000), "does not hold a picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, content, says):
+    path = tmp_path / "thing.jpg"
+    path.write_bytes(content)
+    with pytest.raises(AlignvisError, match=f"thing.jpg {says}"):
+        decode(path)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A small file that declares any size."""
+    buffer = BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("size", [(9_500, 9_500), (60_000, 60_000)])
+@pytest.mark.parametrize("action", ["ignore", "error"])  # whether Pillow's warning is heard must not decide
+def test_a_declared_size_is_refused_before_memory_is_taken(size, action):
+    with (
+        warnings.catch_warnings(action=action),
+        pytest.raises(AlignvisError, match="bomb.png declares more than 89,478,485 pixels"),
+    ):
+        decode(Path("bomb.png"), png_of(*size))
+
+
+def test_just_below_the_limit_only_the_content_is_wrong():
+    with pytest.raises(AlignvisError, match="is a broken picture"):
+        decode(Path("big.png"), png_of(9_400, 9_400))
+
+
+def test_a_splinter_is_refused(tmp_path):
+    path = saved(tmp_path / "line.png", Image.new("RGB", (1, 101)))
+    with pytest.raises(AlignvisError, match="line.png has 1 x 101 pixels, and no edge may be 100 times the other"):
+        decode(path)
+    assert decode(saved(tmp_path / "line.png", Image.new("RGB", (1, 100)))).size == (1, 100)
+
+
+def test_floating_point_has_no_white(tmp_path):
+    path = saved(tmp_path / "f.tif", Image.fromarray(GREY.astype(np.float32)))
+    with pytest.raises(AlignvisError, match="f.tif holds floating-point values"):
+        decode(path)
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(FILE_LIMIT + 1)
+    for name, says in (
+        ("folder", "is not a file"),
+        ("pipe", "is not a file"),
+        ("huge", "has 537 MB"),
+        ("gone", "No such"),
+    ):
+        with pytest.raises(AlignvisError, match=f"{name}.jpg.*{says}"):
+            read(tmp_path / f"{name}.jpg")
+
+
+# --- which pictures --------------------------------------------------------------------------------------------------
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_ids_are_paths_in_the_order_of_their_bytes(tmp_path):
+    names = ["a/b.jpg", "a-b.jpg", "Z.JPEG", "ä.png", "zebra/1.webp", "zebra/10.bmp", "zebra/2.TIF", "日本/猫 .tiff"]
+    names += ["\U0001f600.jpg", "\uff5e.jpg"]
+    touch(tmp_path, *names, ".hidden.jpg", ".cache/x.jpg", "a/.git/y.png", "notes.txt", "image_metadata.npy", "jpg")
+    found = pictures(tmp_path)
+    assert set(found) == set(names)
+    assert found.index("Z.JPEG") < found.index("a-b.jpg") < found.index("a/b.jpg") < found.index("zebra/1.webp")
+    assert [name.encode() for name in found] == sorted(name.encode() for name in names)
+    # not the order of UTF-16 code units, in which a pair of surrogates comes before the full-width forms
+    assert found.index("\uff5e.jpg") < found.index("\U0001f600.jpg")
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path, "set/a.jpg", "elsewhere/b.jpg")
+    (tmp_path / "set/more").symlink_to(tmp_path / "elsewhere")
+    assert pictures(tmp_path / "set") == ["a.jpg", "more/b.jpg"]
+    (tmp_path / "set/deep").mkdir()
+    (tmp_path / "set/deep/back").symlink_to(tmp_path / "set")
+    with pytest.raises(AlignvisError, match="deep/back links to a folder above it"):
+        pictures(tmp_path / "set")
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    touch(tmp_path, "file.jpg", "empty/notes.txt")
+    for name, says in (("gone", "is missing"), ("file.jpg", "is a file"), ("empty", "holds no picture")):
+        with pytest.raises(AlignvisError, match=f"{name} {says}"):
+            pictures(tmp_path / name)
+    with open(os.fsencode(tmp_path) + b"/empty/\xff.jpg", "wb"):
+        pass
+    with pytest.raises(AlignvisError, match="a file name that is not UTF-8"):
+        pictures(tmp_path / "empty")
+
+
+def test_the_margin_rule_in_figures():
+    # 227 - 224 = 3: a margin of 1.5 is rounded to the even 2, or down to 1; 229 - 224 = 5: 2.5 gives 2 either way
+    for width, (even, floor) in {227: (2, 1), 229: (2, 2), 225: (0, 0), 231: (4, 3)}.items():
+        ramp = Image.fromarray(np.repeat(np.tile(np.arange(width, dtype=np.uint8), (224, 1))[..., None], 3, axis=2))
+        assert apply(GEOMETRIES["clip"], ramp)[0, 0, 0] == even
+        assert apply(GEOMETRIES["hf-clip"], ramp)[0, 0, 0] == floor
+        assert math.isclose(apply(GEOMETRIES["clip"], ramp)[0, -1, 0], even + 223)

@@ -1,0 +1,184 @@
+"""The network against transformers, position rules against the interpolation formula, and what a swap would cost."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignvis.errors import AlignvisError
+from alignvis.images import catalogue
+from alignvis.images.checkpoints import convert
+from alignvis.images.encoder import network
+from alignvis.images.vit import Architecture, ViT
+from alignvis.images.weights import read_tensors
+from tests.vit_files import embed, pictures, random_model, relative, write
+
+EXACT = 2e-6  # relative; float32 arithmetic in another order
+
+
+def ours(file: Path, architecture: Architecture) -> ViT:
+    return network(architecture, convert(read_tensors(file), architecture, file)).eval().requires_grad_(False)
+
+
+def narrow(architecture: Architecture) -> Architecture:
+    return replace(architecture, width=192, heads=3, depth=2)
+
+
+def shallow(architecture: Architecture, depth: int = 2) -> Architecture:
+    return replace(architecture, depth=depth)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        shallow(catalogue.CLIP_B32),
+        shallow(catalogue.CLIP_B16),
+        shallow(catalogue.CLIP_L14),
+        shallow(catalogue.OPEN_B32),
+        shallow(catalogue.OPEN_B16),
+        shallow(catalogue.OPEN_L14),
+        shallow(catalogue.OPEN_H14),
+        replace(catalogue.DINO_B16, eps=1e-12),
+        shallow(replace(catalogue.DINO_B8, eps=1e-12)),
+        replace(catalogue.DINO_B16, depth=3, output="prenorm"),
+        shallow(replace(catalogue.DINOV2_B14, resize="size"), 3),
+        shallow(replace(catalogue.DINOV2_L14, resize="size")),
+        replace(catalogue.DINOV2_B14, depth=2, resize="size", output="prenorm"),
+    ],
+    ids=lambda a: f"{a.activation}-{a.patch}-{a.width}x{a.depth}-{a.output}",
+)
+def test_equals_transformers(architecture, tmp_path):
+    model, pixels = random_model(architecture), pictures(224)
+    theirs = embed(model, pixels, architecture.output)
+    assert theirs.shape == (2, architecture.dim)
+    assert relative(ours(write(model, tmp_path), architecture)(pixels), theirs) <= EXACT
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (narrow(catalogue.CLIP_B32), {"activation": "gelu"}),
+        (narrow(catalogue.OPEN_B32), {"activation": "quick_gelu"}),
+        (narrow(catalogue.CLIP_B32), {"heads": 4}),
+        (narrow(catalogue.CLIP_B32), {"eps": 1e-3}),
+        (replace(narrow(catalogue.DINO_B16), eps=1e-12), {"output": "prenorm"}),
+        (replace(narrow(catalogue.DINOV2_B14), resize="size"), {"resize": "offset"}),
+    ],
+    ids=lambda a: "" if isinstance(a, Architecture) else "-".join(map(str, next(iter(a.items())))),
+)
+def test_a_wrong_choice_would_show(right, wrong, tmp_path):
+    model, pixels = random_model(right), pictures(224)
+    theirs = embed(model, pixels, right.output)
+    assert relative(ours(write(model, tmp_path), replace(right, **wrong))(pixels), theirs) > 50 * EXACT
+
+
+def test_the_two_published_eps_can_be_told_apart_where_tokens_are_faint(tmp_path):
+    """1e-5 and 1e-6 differ by 7e-6 on ordinary tokens; on faint ones, by much more."""
+    architecture = narrow(catalogue.CLIP_B32)
+    model = random_model(architecture)
+    with torch.no_grad():
+        for part in (model.vision_model.embeddings.class_embedding, *model.vision_model.embeddings.parameters()):
+            part *= 1e-2
+    file, pixels = write(model, tmp_path), pictures(224)
+    theirs = embed(model, pixels, "projected")
+    assert relative(ours(file, architecture)(pixels), theirs) <= EXACT
+    assert relative(ours(file, replace(architecture, eps=1e-6))(pixels), theirs) > 50 * EXACT
+
+
+def test_at_the_stored_grid_no_rule_changes_the_table(tmp_path):
+    architecture = narrow(catalogue.DINOV2_B14)
+    model, pixels = random_model(architecture), pictures(518, count=1)
+    theirs, file = embed(model, pixels, "norm"), write(model, tmp_path)
+    for rule in ("offset", "size"):
+        assert relative(ours(file, replace(architecture, resize=rule))(pixels), theirs) <= EXACT
+
+
+def keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution with a = -0.75, as PyTorch uses it; written out as in the paper (1981), eq. 4."""
+    d, a = np.abs(distance), -0.75
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def slow_resize(table: NDArray[np.float64], new: int, factor: float) -> NDArray[np.float64]:
+    """(side, side, width) to (new, new, width) in float64, tap by tap."""
+    side = len(table)
+    matrix = np.zeros((new, side))
+    for row in range(new):
+        centre = (row + 0.5) / factor - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            matrix[row, min(max(tap, 0), side - 1)] += keys(np.array(centre - tap))
+    return np.einsum("ai,bj,ijw->abw", matrix, matrix, table)
+
+
+@pytest.mark.parametrize("new", [16, 24, 40])
+@pytest.mark.parametrize("rule", ["offset", "size"])
+def test_position_rules_follow_the_interpolation_formula(rule, new):
+    architecture = Architecture(14, 6, 1, 1, 37, resize=rule)
+    vit = ViT(architecture)
+    vit.pos_embed.data = torch.randn(1, 1 + 37**2, 6, generator=torch.Generator().manual_seed(0))
+    found = vit.positions(new, new)[0]
+    factor = (new + 0.1) / 37 if rule == "offset" else new / 37
+    table = vit.pos_embed[0, 1:].detach().double().reshape(37, 37, 6).numpy()
+    assert torch.equal(found[0], vit.pos_embed[0, 0])
+    np.testing.assert_allclose(found[1:].detach(), slow_resize(table, new, factor).reshape(-1, 6), atol=2e-5)
+
+
+def test_the_offset_rule_equals_a_model_whose_table_was_resized_by_hand(tmp_path):
+    """Meta's DINOv2 at 224 pixels: transformers with the table that the formula gives."""
+    stored = narrow(catalogue.DINOV2_B14)
+    model = random_model(stored)
+    table = model.embeddings.position_embeddings.data
+    grid = slow_resize(table[0, 1:].double().reshape(37, 37, -1).numpy(), 16, 16.1 / 37)
+    resized = random_model(stored, side=224)
+    resized.load_state_dict(
+        {
+            **model.state_dict(),
+            "embeddings.position_embeddings": torch.cat(
+                [table[:, :1], torch.from_numpy(grid).float().reshape(1, 256, -1)], dim=1
+            ),
+        }
+    )
+    pixels = pictures(224)
+    found = ours(write(model, tmp_path), stored)(pixels)
+    assert relative(found, embed(resized, pixels, "norm")) <= EXACT
+    assert relative(found, embed(model, pixels, "norm")) > 1e-3  # transformers' own rule is another one
+
+
+def test_rows_and_columns_are_not_swapped():
+    vit = ViT(Architecture(14, 4, 1, 1, 4, resize="size"))
+    vit.pos_embed.data[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)  # channel 0 is the row
+    vit.pos_embed.data[0, 1:, 1] = torch.arange(4.0).repeat(4)  # channel 1 is the column
+    table = vit.positions(2, 8)[0, 1:].detach().unflatten(0, (2, 8))
+    assert (table[0, :, 0] < table[1, :, 0]).all() and (table[:, 0, 1] < table[:, 7, 1]).all()
+    assert torch.allclose(table[:, :1, 0].expand(2, 8), table[:, :, 0], atol=1e-6)
+
+
+def test_clip_refuses_another_size():
+    with pytest.raises(AlignvisError, match="reads pictures of 64 x 64 pixels, and was given 96 x 64"):
+        ViT(Architecture(32, 8, 1, 1, 2))(torch.zeros(1, 3, 96, 64))
+
+
+def every_token(vit: ViT, pixels: Tensor) -> Tensor:
+    """The slow twin of forward: all tokens through all blocks, the last norm over all of them."""
+    tokens = vit.tokens(pixels)
+    for block in vit.blocks:
+        tokens = block(tokens)
+    return vit.norm(tokens)[:, 0]
+
+
+def test_computing_only_the_class_token_at_the_end_changes_nothing(tmp_path):
+    architecture = narrow(catalogue.DINOV2_B14)
+    vit, pixels = ours(write(random_model(architecture), tmp_path), architecture), pictures(224)
+    assert relative(vit(pixels), every_token(vit, pixels)) <= EXACT
+
+
+def test_one_picture_does_not_see_the_others(tmp_path):
+    architecture = narrow(catalogue.CLIP_B32)
+    vit, pixels = ours(write(random_model(architecture), tmp_path), architecture), pictures(224, count=3)
+    assert relative(torch.cat([vit(pixel[None]) for pixel in pixels]), vit(pixels)) <= EXACT
