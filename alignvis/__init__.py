@@ -1,3 +1,28 @@
 """Decode vision from the brain: human-aligned image embeddings, small brain encoders, honest retrieval scores."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# The verbs of the command line as functions. They are imported when first asked for, so that importing alignvis costs
+# nothing: name -> (module, name in it).
+_PUBLIC = {
+    "AlignvisError": ("alignvis.errors", "AlignvisError"),
+    "simulate": ("alignvis.recordings.simulate", "simulate_things_eeg2"),
+    "prepare": ("alignvis.recordings.things_eeg2", "prepare"),
+    "load_encoder": ("alignvis.images.catalogue", "load"),
+    "extract": ("alignvis.images.extract", "extract"),
+    "train": ("alignvis.runs", "train_run"),
+    "evaluate": ("alignvis.runs", "evaluate_run"),
+    "load_features": ("alignvis.store", "load_features"),
+    "load_responses": ("alignvis.store", "load_responses"),
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"alignvis has nothing called {name!r}; it has {', '.join(__all__)}")
+    module, there = _PUBLIC[name]
+    return getattr(import_module(module), there)

@@ -161,11 +161,13 @@ def simulate(screen: Screen, dataset: str, out: Path, subject: tuple[int, ...], 
 @click.option("--sessions", type=NUMBERS, default="1-4", show_default=True)
 @click.option("--channels", default="all", show_default=True, help="all (63), occipital (the 17), or names like O1,Oz,O2.")
 @click.option("--sfreq", type=click.FloatRange(0, min_open=True), default=250.0, show_default=True, help="Sampling rate to keep, Hz.")
+@click.option("--repetitions", type=(int, int), metavar="TRAIN TEST",
+              help="Trials to keep of each image in a session.  [default: 2 20, as published]")  # fmt: skip
 @click.option("--float32", is_flag=True, help="Store 32 instead of 16 bits a value.")
 @click.option("--overwrite", is_flag=True, help="Replace a responses table that is there.")
 @click.pass_obj
 def prepare(screen: Screen, dataset: str, raw: Path, subject: tuple[int, ...], images: Path | None, sessions: tuple[int, ...],
-            channels: str, sfreq: float, float32: bool, overwrite: bool) -> None:  # fmt: skip
+            channels: str, sfreq: float, repetitions: tuple[int, int] | None, float32: bool, overwrite: bool) -> None:  # fmt: skip
     """Turn raw recordings of DATASET into one responses table a subject."""
     from alignvis.recordings.things_eeg2 import dataset_name, prepare
 
@@ -177,7 +179,7 @@ def prepare(screen: Screen, dataset: str, raw: Path, subject: tuple[int, ...], i
             continue
         made = prepare(
             raw, subject=number, images=images or screen.root / "images" / name, out=out, sessions=sessions,
-            channels=channels, sfreq=sfreq, dtype="float32" if float32 else "float16", progress=screen.bar(),
+            channels=channels, sfreq=sfreq, repetitions=repetitions, dtype="float32" if float32 else "float16", progress=screen.bar(),
         )  # fmt: skip
         for warning in made["warnings"]:
             screen.say(f"note: {warning}")
@@ -224,13 +226,13 @@ def extract(screen: Screen, images: Path | None, encoders: tuple[str, ...], weig
     for folder in folders:
         out = screen.root / "features" / folder.resolve().name
         made = extract(
-            folder, loaded, out, batch=batch, device=_device(device), precision=precision, skip_bad=skip_bad,
+            folder, loaded, out, batch=batch, device=device, precision=precision, skip_bad=skip_bad,
             overwrite=overwrite, progress=screen.bar(),
         )  # fmt: skip
         for row in made:
             for picture in row["skipped"]:
-                screen.say(f"note: {picture} is broken and was left out of {row['path']}")
-            screen.result(row, f"{'kept' if row['kept'] else 'wrote'} {row['path']}: {row['images']} images x {row['dim']}")
+                screen.say(f"note: {picture} is broken and was left out of {row['table']}")
+            screen.result(row, f"{'kept' if row['kept'] else 'wrote'} {row['table']}: {row['images']} images x {row['dim']}")
     screen.say("next: alignvis train --subject 1")
 
 
@@ -288,26 +290,26 @@ def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: st
 
 
 @main.command(name="list")
-@click.argument("what", type=click.Choice(["encoders", "brain-encoders", "recipes", "datasets"]), default="encoders")
+@click.argument("what", type=click.Choice(["encoders", "brain-encoders", "recipes"]), default="encoders")
 @click.pass_obj
 def list_(screen: Screen, what: str) -> None:
-    """List image encoders (with those that are here), brain encoders, recipes or datasets."""
-    from alignvis.listing import listing
+    """List image encoders, brain encoders or recipes."""
+    from alignvis.listing import brain_encoders, image_encoders, recipes
 
-    for row, text in listing(what, screen.root):
+    for row, text in {"encoders": image_encoders, "brain-encoders": brain_encoders, "recipes": recipes}[what]():
         screen.result(row, text)
 
 
 @main.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_obj
-def check(screen: Screen, files: tuple[Path, ...]) -> None:
-    """Say what FILES hold, whether they are whole, and what fits what.  [default: all tables in ROOT]"""
-    from alignvis.listing import check_tables
+def check(screen: Screen, paths: tuple[Path, ...]) -> None:
+    """Say what PATHS hold, whether they are whole, and what fits what.  [default: all tables and runs in ROOT]"""
+    from alignvis.check import check_all
 
     bad = 0
-    for row, text in check_tables(screen.root, files):
+    for row, text in check_all(screen.root, paths):
         bad += not row["whole"]
         screen.result(row, text)
     if bad:
-        raise AlignvisError(f"{bad} of these files cannot be used; what to do is said beside each")
+        raise AlignvisError(f"{bad} of these cannot be used; what to do is said beside each")

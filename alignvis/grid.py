@@ -10,7 +10,7 @@ from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.runs import evaluate_run, read_record, run_name, train_run
 from alignvis.store import Responses
-from alignvis.train import RECIPES, Recipe
+from alignvis.training import RECIPES, Recipe
 
 
 def choose_recipe(name: str, changes: dict[str, Any]) -> tuple[str, Recipe]:

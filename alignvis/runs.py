@@ -25,7 +25,7 @@ from alignvis.progress import Progress, silent
 from alignvis.retrieval import ranks, similarity, ties, top_k
 from alignvis.stats import wilson
 from alignvis.store import Features, Responses
-from alignvis.train import Recipe, fit
+from alignvis.training import Recipe, fit
 
 TOP = (1, 3, 5)
 

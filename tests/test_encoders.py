@@ -48,6 +48,16 @@ def test_untrained_weights_have_the_published_spread():
         assert layer.weight.abs().max().item() == pytest.approx(fan_in**-0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("off", ["dropout", "residual.2"])
+def test_nice_drops_out_both_of_its_planes_and_of_its_residual(off):
+    encoder = build("nice", channels=3, times=80, dim=4)
+    encoder.get_submodule(off).p = 0.0
+    prepared = encoder.prepare(random(8, 3, 80))
+    assert not torch.equal(encoder(prepared), encoder(prepared))
+    encoder.eval()
+    assert torch.equal(encoder(prepared), encoder(prepared))
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize(("channels", "times", "dim"), [(63, 250, 16), (17, 100, 3), (1, 75, 1)])
 def test_every_encoder_has_the_one_signature(name, channels, times, dim):

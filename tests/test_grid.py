@@ -6,7 +6,7 @@ import pytest
 from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.grid import choose_recipe, find_features, find_responses, score_all, train_grid
-from alignvis.train import RECIPES
+from alignvis.training import RECIPES
 from tests.tables import image_ids, planted, write_features
 
 QUICK = {"epochs": 1, "batch": 16}

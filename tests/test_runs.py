@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from alignvis import runs, store
 from alignvis.errors import AlignvisError
 from alignvis.runs import evaluate_run, load_encoder, read_record, train_run
-from alignvis.train import Recipe
+from alignvis.training import Recipe
 from tests.tables import planted
 
 RECIPE = Recipe(batch=32, epochs=6, rate=3e-3, schedule="cosine", validation="concept")

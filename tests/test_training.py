@@ -10,7 +10,7 @@ from alignvis.errors import AlignvisError
 from alignvis.loss import info_nce
 from alignvis.pairs import Pairs
 from alignvis.retrieval import ranks, similarity, top_k
-from alignvis.train import LOWEST_RATE, RECIPES, Recipe, cosine_rate, fit, published_rate
+from alignvis.training import LOWEST_RATE, RECIPES, Recipe, cosine_rate, fit, published_rate
 
 MIXING = torch.randn(8, 40, generator=torch.Generator().manual_seed(99))
 SHORT = Recipe(batch=32, epochs=6, rate=0.01, schedule="cosine")

@@ -1,0 +1,87 @@
+"""What is here, is it whole, does it fit together."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignvis import store
+from alignvis.errors import AlignvisError
+from alignvis.pairs import average
+from alignvis.runs import load_encoder, read_record
+
+Row = tuple[dict[str, Any], str]
+
+
+def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
+    """Look at tables and runs one by one, and say of each what it holds, or what is wrong and what to do.
+
+    Args:
+        paths: tables and run folders; none means all in ``root``.
+
+    Yields:
+        A JSON-able row, whose "whole" says whether the file can be used, and its sentence.
+
+    Raises:
+        AlignvisError: when there is nothing to look at.
+    """
+    found = list(paths) or [
+        *sorted((root / "responses").glob("*/*.safetensors")),
+        *sorted((root / "features").glob("*/*.safetensors")),
+        *sorted(path.parent for path in (root / "runs").glob("*/record.json")),
+    ]
+    if not found:
+        raise AlignvisError(f"there are no tables and no runs in {root}; `alignvis prepare` and `alignvis extract` make tables")
+    shown: dict[Path, set[str]] = {}
+    for path in found:
+        try:
+            about, text = _run(path) if path.is_dir() else _table(path, shown)
+            yield {"path": str(path), "whole": True, **about}, f"{path}: {text}"
+        except AlignvisError as error:
+            yield {"path": str(path), "whole": False, "problem": str(error)}, str(error)
+
+
+def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
+    kind = store.read_document(path)["table"]
+    if kind == "responses":
+        return _responses(path, shown)
+    if kind == "features":
+        return _features(path, shown)
+    return {"table": kind}, f"a {kind} table"
+
+
+def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
+    table = store.load_responses(path)
+    for part in ("train", "test"):
+        average(table, part, "none", lambda responses: responses[:, 0, 0])  # reads and checks every value
+    shown[path] = {*table.train_images, *table.test_images}
+    about = {key: table.document.get(key) for key in ("dataset", "subject", "simulated", "sfreq", "unit")}
+    about |= {"table": "responses", "train": list(table.train.shape), "test": list(table.test.shape)}
+    parts = ", ".join(
+        f"{part} {images} images x {repetitions} repetitions"
+        for part, (images, repetitions, *_) in (("train", table.train.shape), ("test", table.test.shape))
+    )
+    simulated = "SIMULATED " if about["simulated"] else ""
+    text = f"{simulated}responses of subject {about['subject']} to {about['dataset']}: {parts}, "
+    return about, text + f"{table.train.shape[2]} channels x {table.train.shape[3]} times at {about['sfreq']} Hz, {about['unit']}"
+
+
+def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
+    table = store.load_features(path)
+    rows, dim = table.embeddings.shape
+    identical = len(table.embeddings) - len(np.unique(table.embeddings, axis=0))
+    fits = [str(other) for other, images in shown.items() if images <= set(table.images)]
+    about = {"table": "features", "encoder": table.document["encoder"], "images": rows, "dim": dim, "identical": identical}
+    text = f"features of {about['encoder']}: {rows} images x {dim}"
+    text += f", {identical} of them the same as another" if identical else ""
+    return about | {"fits": fits}, text + (f"; fits {', '.join(fits)}" if fits else "")
+
+
+def _run(path: Path) -> Row:
+    record = read_record(path)
+    load_encoder(path, record)
+    scored = (path / "scores.json").is_file()
+    about = {"table": "run", "encoder": record["encoder"], "features": record["features"], "scored": scored}
+    text = f"a run of {record['encoder']} on {record['features']}, subject {record['subject']}, seed {record['seed']}"
+    return about, text + (", scored" if scored else "; not scored yet: alignvis eval")
