@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Screen:
     as_json: bool
     quiet: bool
     verbose: bool
+    bars: dict[str, Any] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -42,13 +43,11 @@ class Screen:
             return silent
         from tqdm import tqdm
 
-        bars: dict[str, tqdm] = {}
+        bars = self.bars
 
         def progress(done: int, total: int, text: str, note: str = "") -> None:
             if text not in bars:
-                for bar in bars.values():
-                    bar.close()
-                bars.clear()
+                self.close()
                 bars[text] = tqdm(total=total, desc=text, file=sys.stderr, delay=1, mininterval=0.2, dynamic_ncols=True)
             bars[text].set_postfix_str(note, refresh=False)
             bars[text].update(done - bars[text].n)
@@ -56,6 +55,11 @@ class Screen:
                 bars.pop(text).close()
 
         return progress
+
+    def close(self) -> None:
+        """End the bar that is drawn, so that what is said next has a line of its own."""
+        while self.bars:
+            self.bars.popitem()[1].close()
 
 
 class Commands(click.Group):
@@ -118,6 +122,7 @@ def main(ctx: click.Context, root: Path, as_json: bool, quiet: bool, verbose: bo
     `alignvis train --subject 1`, `alignvis eval`. With nothing at all: `alignvis demo`.
     """
     ctx.obj = Screen(root, as_json, quiet, verbose)
+    ctx.call_on_close(ctx.obj.close)
 
 
 @main.command()
@@ -127,7 +132,9 @@ def main(ctx: click.Context, root: Path, as_json: bool, quiet: bool, verbose: bo
 def demo(screen: Screen, fast: bool, out: Path) -> None:
     """Go the whole way on a simulated subject; nothing is downloaded."""
     from alignvis.demo import run_demo
+    from alignvis.memory import keep_freed_memory
 
+    keep_freed_memory()
     result = run_demo(out, fast=fast, say=screen.say, progress=screen.bar())
     screen.result(result, result["text"])
 
@@ -138,8 +145,8 @@ def demo(screen: Screen, fast: bool, out: Path) -> None:
 @click.option("--subject", type=NUMBERS, default="1", show_default=True, help="Subjects, like 1 or 1-3.")
 @click.option("--concepts", type=click.IntRange(4), default=60, show_default=True, help="Training concepts, 10 images each.")
 @click.option("--test", type=click.IntRange(2), default=100, show_default=True, help="Test images, one a concept.")
-@click.option("--test-repetitions", type=click.IntRange(1), default=5, show_default=True, help="Of each test image, a session.")
-@click.option("--noise", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True, help="SD of the EEG noise, uV.")
+@click.option("--test-repetitions", type=click.IntRange(1), default=2, show_default=True, help="Of each test image, a session.")
+@click.option("--noise", type=click.FloatRange(0, min_open=True), default=6.0, show_default=True, help="SD of the EEG noise, uV.")
 @click.option("--amplitude", type=click.FloatRange(0), default=2.0, show_default=True, help="Of the response to a factor, uV.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.pass_obj
@@ -215,7 +222,9 @@ def extract(screen: Screen, images: Path | None, encoders: tuple[str, ...], weig
     """Embed pictures with image encoders, once: a features table an encoder."""
     from alignvis.images import catalogue
     from alignvis.images.extract import extract
+    from alignvis.memory import keep_freed_memory
 
+    keep_freed_memory()
     ids = tuple(dict.fromkeys(encoders)) or catalogue.DEFAULT
     folders = [images] if images else sorted(path for path in (screen.root / "images").glob("*") if path.is_dir())
     if not folders:
@@ -255,7 +264,9 @@ def train(screen: Screen, subject: tuple[int, ...], dataset: str | None, wanted:
           seed: tuple[int, ...], overwrite: bool, device: str, **changes: Any) -> None:  # fmt: skip
     """Train a brain encoder for every combination of subjects, features and seeds asked for."""
     from alignvis.grid import train_grid
+    from alignvis.memory import keep_freed_memory
 
+    keep_freed_memory()
     records = train_grid(
         screen.root, subjects=subject, dataset=dataset, features=wanted, encoder=encoder, recipe_name=recipe, seeds=seed,
         changes={key: value for key, value in changes.items() if value is not None}, overwrite=overwrite,

@@ -15,9 +15,9 @@ from alignvis.recordings.simulate import IMAGE_SET, simulate_things_eeg2
 from alignvis.recordings.things_eeg2 import prepare
 from alignvis.table import scores_table
 
-SIZES = {  # what half a minute and two minutes allow on two cores
-    True: {"concepts": 60, "test": 100, "test_repetitions": 2},
-    False: {"concepts": 120, "test": 100, "test_repetitions": 5},
+SIZES: dict[bool, dict[str, Any]] = {  # what half a minute and two minutes allow on two cores
+    True: {"concepts": 20, "test": 50, "test_repetitions": 1, "noise": 3.0},
+    False: {},  # the simulator's own defaults
 }
 EPOCHS = {True: 15, False: 30}
 ENCODERS = ("lowlevel", "untrained_vit")

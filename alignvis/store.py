@@ -85,8 +85,8 @@ def begin(path: Path, layout: Layout, document: Mapping[str, Any]) -> dict[str, 
     header = _header(layout, document)
     size = 8 + len(header) + sum(_bytes(dtype, shape) for dtype, shape in layout.values())
     if not _continues(partial, header, size):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
                 # Room is taken now: a full disk met later, through the map, would kill the process with a signal.
                 if hasattr(os, "posix_fallocate"):
@@ -136,17 +136,18 @@ def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; at the end of the block what was written there becomes ``path``, or nothing does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise AlignvisError(f"{path} could not be written ({error.strerror}); nothing was kept") from error
+        if isinstance(error, (OSError, SafetensorError)):  # the library wraps what the operating system says
+            reason = getattr(error, "strerror", None) or error
+            raise AlignvisError(f"{path} could not be written ({reason}); nothing was kept") from error
         raise
 
 

@@ -217,6 +217,17 @@ def test_real_features_become_more_human(shared_data, clip_and_people):
     assert spearmanr(cosines(aligned.numpy()), people)[0] == pytest.approx(0.85275, abs=2e-5)
 
 
+def test_no_similarity_shows_a_transposed_map(shared_data, clip_and_people):
+    """Which is why the figures above are compared number by number."""
+    features, people = clip_and_people
+    affine = transform(shared_data, "clip_ViT-L/14/visual")
+    right = affine(features)
+    affine.weights = affine.weights.T
+    wrong = affine(features)
+    assert 0.10 < ((wrong - right).norm() / right.norm()).item() < 0.16
+    assert spearmanr(cosines(wrong.numpy()), people)[0] > 0.84
+
+
 @pytest.mark.parametrize("model", list(PUBLISHED)[1:])
 def test_the_map_of_another_model_gains_nothing(shared_data, clip_and_people, model):
     features, people = clip_and_people

@@ -7,7 +7,7 @@ from scipy.linalg import toeplitz
 from scipy.special import ndtr
 
 from alignvis.recordings import ceiling as module
-from alignvis.recordings.brain import ELECTRODES, GAIN, KERNEL, RESPONSE, drives, make_brain, record
+from alignvis.recordings.brain import ELECTRODES, GAIN, KERNEL, RESPONSE, _place, drives, make_brain, record
 from alignvis.recordings.ceiling import best_reading, ceiling, epoch_matrix
 from alignvis.recordings.eeg2_files import CHANNELS
 
@@ -42,6 +42,9 @@ def shown(model, latent, sequences, seed):
 
 def test_electrodes_are_those_of_the_recordings_and_lie_on_a_head():
     assert sorted(ELECTRODES) == sorted(CHANNELS) and len(ELECTRODES) == 63
+    places = {name: _place(name) for name in ELECTRODES}
+    assert len(set(places.values())) == 63
+    assert (places["Oz"], places["O1"], places["T8"], places["Fp2"]) == ((0, 8), (-1, 8), (4, 4), (1, 0))
     assert ELECTRODES[:4] == ["Fp1", "F3", "F7", "FT9"] and ELECTRODES[-1] == "AF8"
 
 
@@ -127,6 +130,15 @@ def test_reading_is_generalised_least_squares_written_out():
     weights = np.linalg.solve(information, np.linalg.solve(covariance, signal.T).T)
     np.testing.assert_allclose(reading.weights.reshape(6, -1), weights, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(reading.mean.ravel(), mean @ responses, atol=1e-9)
+
+
+def test_average_epoch_is_known_to_its_end():
+    model, latent = behind(brain(noise=0.01)), latents(40)
+    latent -= latent.mean(axis=0)
+    expected = best_reading(model, latent).mean
+    _, epochs = shown(model, latent, 100, seed=5)
+    np.testing.assert_allclose(epochs.mean(axis=0), expected, atol=0.1)
+    assert np.ptp(expected[-1]) > 3
 
 
 @pytest.mark.parametrize("noise", [1.0, 6.0])  # where neighbours, and where noise limits the reading

@@ -125,6 +125,7 @@ def test_a_server_without_ranges_starts_anew(web, tmp_path):
     heard = Heard()
     fetch(f"{web.address}/x.pt", tmp_path / "x.pt", DIGEST, heard)
     assert (tmp_path / "x.pt").read_bytes() == BODY and heard[0] == (0, len(BODY))
+    assert len(web.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,9 @@ def test_a_server_without_ranges_starts_anew(web, tmp_path):
         {"etag": None, "headers": {"Last-Modified": "Sun, 01 Jun 2025 10:00:00 GMT"}, "trusting": True},
         {"body": OTHER[:900_000], "trusting": True},  # another size under the same ETag
         {"body": OTHER[:600_000], "trusting": True},  # shorter than what is there: status 416
-        {"headers": {"Content-Range": "bytes 0-1499999/1500000"}, "trusting": True},
-        {"headers": {"Content-Range": "nonsense"}, "trusting": True},
+        {"part_headers": {"Content-Range": "bytes 0-1499999/1500000"}, "trusting": True},
+        {"part_headers": {"Content-Range": "nonsense"}, "trusting": True},
+        {"part_headers": {"Content-Length": "1000"}, "trusting": True},
     ],
 )
 def test_a_file_that_changed_in_between_starts_anew(web, tmp_path, change):
@@ -145,6 +147,17 @@ def test_a_file_that_changed_in_between_starts_anew(web, tmp_path, change):
     fetch(f"{web.address}/x.pt", tmp_path / "x.pt")
     assert (tmp_path / "x.pt").read_bytes() == page.body
     assert left(tmp_path) == ["x.pt"]
+
+
+def test_a_file_that_changed_and_was_cut_again_is_continued_as_the_new_one(web, tmp_path):
+    cut_download(web, tmp_path / "x.pt")
+    web.pages["/x.pt"] = Page(OTHER, etag='"two"', cut=600_000)
+    with pytest.raises(AlignvisError, match="cut after 600,000"):
+        fetch(f"{web.address}/x.pt", tmp_path / "x.pt")
+    web.pages["/x.pt"].cut = None
+    web.sent = 0
+    fetch(f"{web.address}/x.pt", tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").read_bytes() == OTHER and web.sent == len(OTHER) - 600_000
 
 
 def test_a_weak_etag_vouches_for_no_bytes_but_a_changed_one_is_noticed(web, tmp_path):
@@ -309,6 +322,7 @@ def test_two_processes_do_not_write_one_file(web, tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(AlignvisError, match="another process is fetching x.pt"):
             fetch(f"{web.address}/x.pt", tmp_path / "x.pt")
+        assert left(tmp_path) == ["x.pt.origin.partial"], "the other process still needs its note"
     assert web.requests == []
     fetch(f"{web.address}/x.pt", tmp_path / "x.pt")
     assert (tmp_path / "x.pt").read_bytes() == BODY

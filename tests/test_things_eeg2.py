@@ -79,6 +79,7 @@ def test_the_table_is_what_mne_and_loops_give(subject, tmp_path, monkeypatch, na
     assert table.document["sfreq"] == pytest.approx(1 / np.diff(times).mean())
     assert table.document["tmin"] == pytest.approx(times[0], abs=1e-9)
     assert table.document["channels"] == list(published.get("channels", slow.NICE))
+    assert table.document["parameters"]["sessions"] == list(published.get("sessions", (1, 2, 3, 4)))
     metadata = np.load(images / "image_metadata.npy", allow_pickle=True).item()
     for part, folder in (("train", "training_images"), ("test", "test_images")):
         codes, responses, sessions = expected[part]

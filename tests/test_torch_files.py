@@ -417,6 +417,32 @@ def test_a_file_cut_anywhere_is_said_to_be_cut_or_damaged(tmp_path, zipped):
         assert "\n" not in str(refused.value)
 
 
+def test_a_view_of_a_storage_that_was_cut_is_refused_although_it_would_fit(tmp_path):
+    content = save({"a": drawn(100)[:3]}, tmp_path / "whole.pt", LEGACY).read_bytes()
+    (tmp_path / "x.pt").write_bytes(content[:-40])
+    with pytest.raises(AlignvisError, match="ends inside the storage"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def test_a_legacy_storage_of_another_length_than_announced_is_refused(tmp_path):
+    content = save({"a": drawn(7), "b": drawn(9)}, tmp_path / "x.pt", LEGACY).read_bytes()
+    assert content.count(struct.pack("<q", 7)) == 1
+    (tmp_path / "x.pt").write_bytes(content.replace(struct.pack("<q", 7), struct.pack("<q", 8)))
+    with pytest.raises(AlignvisError, match="has 8 numbers, not 7"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def test_a_directory_that_points_beside_a_record_is_refused(tmp_path):
+    path = archive(tmp_path / "x.pt", named(pickled_tensor((6,), (1,), count=6)), {"0": SIX})
+    content = bytearray(path.read_bytes())
+    offset = content.rindex(b"PK\1\2") + 42
+    (start,) = struct.unpack_from("<I", content, offset)
+    struct.pack_into("<I", content, offset, start - 8)
+    path.write_bytes(content)
+    with pytest.raises(AlignvisError, match="not where the directory says"):
+        read_tensors(path)
+
+
 def test_a_legacy_file_of_another_machine_or_version_is_refused(tmp_path):
     content = save({"a": drawn(3)}, tmp_path / "x.pt", LEGACY).read_bytes()
     for old, new in ((b"little_endianq\x02\x88", b"little_endianq\x02\x89"), (b"M\xe9\x03.", b"M\xea\x03.")):

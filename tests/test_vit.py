@@ -48,8 +48,11 @@ def shallow(architecture: Architecture, depth: int = 2) -> Architecture:
         shallow(replace(catalogue.DINOV2_B14, resize="size"), 3),
         shallow(replace(catalogue.DINOV2_L14, resize="size")),
         replace(catalogue.DINOV2_B14, depth=2, resize="size", output="prenorm"),
+        # With so large an eps no norm can hide that it has another one.
+        replace(narrow(catalogue.CLIP_B32), eps=0.5),
+        replace(narrow(catalogue.DINO_B16), eps=0.5),
     ],
-    ids=lambda a: f"{a.activation}-{a.patch}-{a.width}x{a.depth}-{a.output}",
+    ids=lambda a: f"{a.activation}-{a.patch}-{a.width}x{a.depth}-{a.output}-{a.eps}",
 )
 def test_equals_transformers(architecture, tmp_path):
     model, pixels = random_model(architecture), pictures(224)
@@ -150,8 +153,9 @@ def test_the_offset_rule_equals_a_model_whose_table_was_resized_by_hand(tmp_path
     assert relative(found, embed(model, pixels, "norm")) > 1e-3  # transformers' own rule is another one
 
 
-def test_rows_and_columns_are_not_swapped():
-    vit = ViT(Architecture(14, 4, 1, 1, 4, resize="size"))
+@pytest.mark.parametrize("rule", ["offset", "size"])
+def test_rows_and_columns_are_not_swapped(rule):
+    vit = ViT(Architecture(14, 4, 1, 1, 4, resize=rule))
     vit.pos_embed.data[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)  # channel 0 is the row
     vit.pos_embed.data[0, 1:, 1] = torch.arange(4.0).repeat(4)  # channel 1 is the column
     table = vit.positions(2, 8)[0, 1:].detach().unflatten(0, (2, 8))

@@ -13,6 +13,7 @@ class Page:
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    part_headers: dict[str, str] = field(default_factory=dict)  # only of an answer to a range
     etag: str | None = '"one"'
     ranges: bool = True
     trusting: bool = False  # answers a range without looking at If-Range
@@ -52,6 +53,7 @@ def serving() -> Iterator[Web]:
             elif page.length:
                 headers.setdefault("Content-Length", str(len(body)))
             if status == 206:
+                headers |= page.part_headers
                 headers.setdefault("Content-Range", f"bytes {start}-{len(page.body) - 1}/{len(page.body)}")
             self.send_response(status)
             for name, value in headers.items():

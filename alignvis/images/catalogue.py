@@ -120,10 +120,10 @@ def _before_norm(architecture: Architecture, *files: Source) -> Branch:
 
 
 def _clip_branch(architecture: Architecture, *files: Source) -> Branch:
-    return Branch(architecture, tuple(map(sources.without_hub, files)), CLIP_STATISTICS)
+    return Branch(architecture, files, CLIP_STATISTICS)
 
 
-DREAMSIM_DINO = _before_norm(DINO_B16, sources.without_hub(sources.META_B16))
+DREAMSIM_DINO = _before_norm(DINO_B16, sources.META_B16)
 # OpenCLIP's networks run with the exact GELU in DreamSim, though the B/32 was trained with QuickGELU.
 DREAMSIM = [  # id, its branches, its adapter
     ("dino_vitb16", (DREAMSIM_DINO,), sources.dreamsim("dino_vitb16", "dino_vitb16_single_lora/")),
@@ -139,7 +139,7 @@ DREAMSIM = [  # id, its branches, its adapter
     ),
     (
         "dinov2_vitb14",
-        (_before_norm(DINOV2_B14, sources.without_hub(sources.META_V2_B)),),
+        (_before_norm(DINOV2_B14, sources.META_V2_B),),
         sources.dreamsim("dinov2_vitb14", "dinov2_vitb14_single_lora/", "v0.2.1"),
     ),
     (
@@ -209,6 +209,7 @@ def _twins(row: Row) -> Iterator[Row]:
 
 
 CATALOGUE: dict[str, Row] = {row.id: row for row in _rows()}
+DEFAULT = ("dreamsim_synclr_vitb16", "dreamsim_synclr_vitb16_noalign")  # the published best, and its unaligned twin
 
 
 def load(

@@ -104,7 +104,7 @@ def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 def _unwrap(stored: Mapping[str, Any], file: Path) -> Tensors:
     """Descend to the tensors of the image tower, and take the prefixes of training wrappers off their names."""
     if isinstance(stored.get("teacher"), Mapping):
-        stored = {name: value for name, value in stored["teacher"].items() if "backbone." in str(name)}
+        stored = stored["teacher"]
     elif "student" in stored:
         raise AlignvisError(
             f"{file} holds the student of a training run and no teacher, and DINO's features are the teacher's; "

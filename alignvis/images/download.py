@@ -122,7 +122,6 @@ def _transfer(url: str, partial: Path, note: BinaryIO, progress: Progress) -> No
                 file.write(part)
                 done += len(part)
                 progress(done, size or done, f"fetching {partial.stem}")
-            file.truncate()
             file.flush()
             os.fsync(file.fileno())
         if size is not None and done != size:

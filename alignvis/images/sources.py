@@ -1,7 +1,5 @@
 """Where the official weights lie: one `Source` a file, with the places where other programs keep it."""
 
-from dataclasses import replace
-
 from alignvis.images.weights import Source
 
 OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -43,11 +41,6 @@ def dreamsim(name: str, member: str, version: str = "v0.2.0") -> Source:
     url = f"{base}/{version}-checkpoints/dreamsim_{name}_checkpoint.zip"
     kept = member.rstrip("/")
     return Source(f"dreamsim/{kept}", url, member=member, cached=(f"dreamsim:{kept}",))
-
-
-def without_hub(source: Source) -> Source:
-    """Without the hub's file names: they are the same for all models, so a folder of several could mix them up."""
-    return replace(source, cached=tuple(place for place in source.cached if not place.startswith("hf:")))
 
 
 def _glocal(model: str, sha256: str, revision: str = "main") -> Source:

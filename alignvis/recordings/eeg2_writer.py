@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignvis.recordings.brain import RATE
 from alignvis.store import whole_file
-
-RATE = 1000  # Hz
 
 
 class _Promised:

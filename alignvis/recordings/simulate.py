@@ -18,12 +18,12 @@ from alignvis.recordings.ceiling import SEQUENCE, SOA, ceiling
 from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.eeg2_files import RAW_FILES
 from alignvis.recordings.eeg2_writer import npy_bytes, write_recording
+from alignvis.recordings.schedule import SESSIONS, concept_halves, sequences
 from alignvis.recordings.stimuli import Pictures, make_pictures, write_pictures
 from alignvis.recordings.trials import TARGET
 from alignvis.store import read_json, whole_file, write_json
 
 IMAGE_SET = "things-eeg2-simulated"
-SESSIONS = 4
 TRAIN_REPETITIONS = 2  # in one session
 MOST_CONCEPTS = 9999  # pictures are coded up to ten times this, and the catch picture above
 LARGEST = 2**32 - 1  # bytes of a recording: pickle protocol 3, which the published files have, counts with 32 bits
@@ -133,50 +133,6 @@ def simulate_things_eeg2(
         "bytes": sum(file.stat().st_size for folder in (raw, images) for file in _files(folder)),
         "ceiling": ceilings,
     }
-
-
-# --- when what is shown ----------------------------------------------------------------------------------------------
-
-
-def concept_halves(concepts: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Deal the training concepts to the four sessions: the first two share them out, and again the last two.
-
-    Returns:
-        For each session the codes of its pictures, rising.
-    """
-    sessions = []
-    for _ in range(SESSIONS // 2):
-        shuffled = generator.permutation(concepts)
-        for half in np.array_split(shuffled, 2):
-            sessions.append((np.sort(half)[:, None] * 10 + np.arange(1, 11)).ravel())
-    return sessions
-
-
-def sequences(
-    codes: NDArray[np.int64], repetitions: int, spare: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """Order one file's trials: every picture `repetitions` times, in random order, in sequences of twenty.
-
-    What is over in the last sequences shows some pictures again, none more than `spare` times if there are enough
-    pictures; one sequence in nine holds the catch picture, never first. With the published numbers of pictures this
-    gives the published numbers of sequences.
-
-    Returns:
-        (sequences, 20) codes.
-    """
-    wanted = repetitions * len(codes)
-    # A hundredth of the trials is extra, and a tenth of a trial in each sequence is the catch picture.
-    count = math.ceil(1.01 * wanted / (SEQUENCE - 0.1))
-    targets = max(1, round(count / 9))
-    extra = SEQUENCE * count - wanted - targets
-    again = [generator.permutation(codes) for _ in range(math.ceil(extra / len(codes)))]
-    if spare > len(again):
-        again = [generator.permutation(np.repeat(codes, spare))]
-    trials = generator.permutation(np.concatenate([np.repeat(codes, repetitions), *again])[: wanted + extra])
-    order = np.zeros((count, SEQUENCE), dtype=np.int64)
-    order[generator.choice(count, targets, replace=False), generator.integers(1, SEQUENCE, targets)] = TARGET
-    order[order == 0] = trials
-    return order
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

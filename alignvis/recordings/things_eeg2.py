@@ -42,6 +42,11 @@ DESIGN = {"train": (16710, 8270, 2, 4), "test": (4056, 200, 20, 21)}
 Trialsets = dict[str, dict[int, Trials]]  # part -> session -> trials
 
 
+def dataset_name(raw: Path, subject: int) -> str:
+    """What a subject's table is filed under: simulated recordings never stand among real ones."""
+    return "things-eeg2" if simulation(subject_folder(raw, subject)) is None else "things-eeg2-simulated"
+
+
 def prepare(
     raw: Path,
     *,
@@ -97,7 +102,7 @@ def prepare(
     about = {
         "version": store.VERSION,
         "table": "responses",
-        "dataset": "things-eeg2" if marker is None else "things-eeg2-simulated",
+        "dataset": dataset_name(raw, subject),
         "subject": subject,
         "unit": "noise standard deviations",
         "simulated": marker is not None,
