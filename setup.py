@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 setup(
     name="alignvis",
     version="0.1.0",
-    description="Decode vision from the brain: human-aligned image embeddings, small brain encoders, honest retrieval scores",
+    description="Decode vision from the brain: human-aligned image embeddings, small encoders, honest retrieval scores",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -32,7 +32,9 @@ def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
         *sorted(path.parent for path in (root / "runs").glob("*/record.json")),
     ]
     if not found:
-        raise AlignvisError(f"there are no tables and no runs in {root}; `alignvis prepare` and `alignvis extract` make tables")
+        raise AlignvisError(
+            f"there are no tables and no runs in {root}; `alignvis prepare` and `alignvis extract` make tables"
+        )
     shown: dict[Path, set[str]] = {}
     for path in found:
         try:
@@ -64,7 +66,11 @@ def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
     )
     simulated = "SIMULATED " if about["simulated"] else ""
     text = f"{simulated}responses of subject {about['subject']} to {about['dataset']}: {parts}, "
-    return about, text + f"{table.train.shape[2]} channels x {table.train.shape[3]} times at {about['sfreq']} Hz, {about['unit']}"
+    return (
+        about,
+        text
+        + f"{table.train.shape[2]} channels x {table.train.shape[3]} times at {about['sfreq']} Hz, {about['unit']}",
+    )
 
 
 def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
@@ -72,7 +78,13 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
     rows, dim = table.embeddings.shape
     identical = len(table.embeddings) - len(np.unique(table.embeddings, axis=0))
     fits = [str(other) for other, images in shown.items() if images <= set(table.images)]
-    about = {"table": "features", "encoder": table.document["encoder"], "images": rows, "dim": dim, "identical": identical}
+    about = {
+        "table": "features",
+        "encoder": table.document["encoder"],
+        "images": rows,
+        "dim": dim,
+        "identical": identical,
+    }
     text = f"features of {about['encoder']}: {rows} images x {dim}"
     text += f", {identical} of them the same as another" if identical else ""
     return about | {"fits": fits}, text + (f"; fits {', '.join(fits)}" if fits else "")

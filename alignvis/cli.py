@@ -1,9 +1,5 @@
-"""The commands: thin, the only place that prints; heavy imports stay inside them."""
+"""The commands: thin; heavy imports stay inside them."""
 
-import json
-import re
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,106 +7,23 @@ import click
 
 from alignvis import __version__
 from alignvis.errors import AlignvisError
-from alignvis.progress import Progress, silent
+from alignvis.terminal import Commands, Numbers, Screen
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-@dataclass(frozen=True)
-class Screen:
-    """Where results and news go: one JSON object a result on stdout if asked for, all else on stderr."""
-
-    root: Path
-    as_json: bool
-    quiet: bool
-    verbose: bool
-    bars: dict[str, Any] = field(default_factory=dict)
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            click.echo(text, err=True)
-
-    def detail(self, text: str) -> None:
-        if self.verbose:
-            click.echo(text, err=True)
-
-    def result(self, value: dict[str, Any], text: str) -> None:
-        click.echo(json.dumps(value, ensure_ascii=False, default=str) if self.as_json else text)
-
-    def bar(self) -> Progress:
-        """A progress bar a text: a new text closes the last bar and opens the next."""
-        if self.quiet:
-            return silent
-        from tqdm import tqdm
-
-        bars = self.bars
-
-        def progress(done: int, total: int, text: str, note: str = "") -> None:
-            if text not in bars:
-                self.close()
-                bars[text] = tqdm(total=total, desc=text, file=sys.stderr, delay=1, mininterval=0.2, dynamic_ncols=True)
-            bars[text].set_postfix_str(note, refresh=False)
-            bars[text].update(done - bars[text].n)
-            if done >= total:
-                bars.pop(text).close()
-
-        return progress
-
-    def close(self) -> None:
-        """End the bar that is drawn, so that what is said next has a line of its own."""
-        while self.bars:
-            self.bars.popitem()[1].close()
-
-
-class Commands(click.Group):
-    """Lets the global flags stand behind a command's name too, and shows the user's mistakes as sentences."""
-
-    FLAGS = ("--json", "--quiet", "-v", "--verbose")
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        front = [arg for arg in args if arg in self.FLAGS]
-        rest = [arg for arg in args if arg not in self.FLAGS]
-        return super().parse_args(ctx, front + rest)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AlignvisError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt as error:
-            raise click.ClickException("stopped; run the same command again to go on") from error
-        except OSError as error:
-            if error.filename is None and error.errno is None:
-                raise
-            raise click.ClickException(f"{error.filename or 'the file system'}: {error.strerror}") from error
-
-
-class Numbers(click.ParamType):
-    """``1``, ``1,3`` or ``1-4``: numbers and ranges with both ends."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        chosen: list[int] = []
-        for part in value.split(","):
-            match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
-            if not match or int(match[2] or match[1]) < int(match[1]):
-                self.fail(f"{value!r} is not a number, a list like 1,3 or a range like 1-4", param, ctx)
-            chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
-        if len(chosen) > 10_000:
-            self.fail(f"{value!r} names {len(chosen)} numbers, which is more than anything here has", param, ctx)
-        return tuple(dict.fromkeys(chosen))
-
-
 NUMBERS = Numbers()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="alignvis")
-@click.option("--root", type=FOLDER, default=".", envvar="ALIGNVIS_ROOT", show_default=True, show_envvar=True,
-              help="Folder that holds images/ responses/ features/ runs/ weights/.")  # fmt: skip
+@click.option(
+    "--root",
+    type=FOLDER,
+    default=".",
+    envvar="ALIGNVIS_ROOT",
+    show_default=True,
+    show_envvar=True,
+    help="Folder that holds images/ responses/ features/ runs/ weights/.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a result on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress and no news.")
 @click.option("-v", "--verbose", is_flag=True, help="Every epoch and every file.")
@@ -127,7 +40,9 @@ def main(ctx: click.Context, root: Path, as_json: bool, quiet: bool, verbose: bo
 
 @main.command()
 @click.option("--fast", is_flag=True, help="Fewer pictures and trials: half a minute instead of two.")
-@click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for everything that the demo makes.")
+@click.option(
+    "--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for everything that the demo makes."
+)
 @click.pass_obj
 def demo(screen: Screen, fast: bool, out: Path) -> None:
     """Go the whole way on a simulated subject; nothing is downloaded."""
@@ -143,11 +58,19 @@ def demo(screen: Screen, fast: bool, out: Path) -> None:
 @click.argument("dataset", type=click.Choice(["things-eeg2"]))
 @click.option("--out", type=FOLDER, required=True, help="New folder for raw/ and images/.")
 @click.option("--subject", type=NUMBERS, default="1", show_default=True, help="Subjects, like 1 or 1-3.")
-@click.option("--concepts", type=click.IntRange(4), default=60, show_default=True, help="Training concepts, 10 images each.")
+@click.option(
+    "--concepts", type=click.IntRange(4), default=60, show_default=True, help="Training concepts, 10 images each."
+)
 @click.option("--test", type=click.IntRange(2), default=100, show_default=True, help="Test images, one a concept.")
-@click.option("--test-repetitions", type=click.IntRange(1), default=2, show_default=True, help="Of each test image, a session.")
-@click.option("--noise", type=click.FloatRange(0, min_open=True), default=6.0, show_default=True, help="SD of the EEG noise, uV.")
-@click.option("--amplitude", type=click.FloatRange(0), default=2.0, show_default=True, help="Of the response to a factor, uV.")
+@click.option(
+    "--test-repetitions", type=click.IntRange(1), default=2, show_default=True, help="Of each test image, a session."
+)
+@click.option(
+    "--noise", type=click.FloatRange(0, min_open=True), default=6.0, show_default=True, help="SD of the EEG noise, uV."
+)
+@click.option(
+    "--amplitude", type=click.FloatRange(0), default=2.0, show_default=True, help="Of the response to a factor, uV."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.pass_obj
 def simulate(screen: Screen, dataset: str, out: Path, subject: tuple[int, ...], **sizes: Any) -> None:
@@ -155,26 +78,56 @@ def simulate(screen: Screen, dataset: str, out: Path, subject: tuple[int, ...], 
     from alignvis.recordings.simulate import simulate_things_eeg2
 
     made = simulate_things_eeg2(out, subjects=subject, progress=screen.bar(), **sizes)
-    screen.say(f"wrote a simulated {dataset} to {out}; next: alignvis --root {out} prepare {dataset} --raw {out / 'raw'} "
-               f"--subject {subject[0]}")  # fmt: skip
+    following = f"alignvis --root {out} prepare {dataset} --raw {out / 'raw'} --subject {subject[0]}"
+    screen.say(f"wrote a simulated {dataset} to {out}; next: {following}")
     screen.result(made, f"simulated subjects {', '.join(map(str, subject))} in {out}")
 
 
 @main.command()
 @click.argument("dataset", type=click.Choice(["things-eeg2"]))
-@click.option("--raw", type=FOLDER, required=True, help="Folder that holds sub-01, sub-02 ...: raw or published preprocessed files.")
+@click.option(
+    "--raw",
+    type=FOLDER,
+    required=True,
+    help="Folder that holds sub-01, sub-02 ...: raw or published preprocessed files.",
+)
 @click.option("--subject", type=NUMBERS, required=True, help="Subjects, like 1 or 1-10.")
-@click.option("--images", type=FOLDER, help="Folder with image_metadata.npy and the pictures.  [default: ROOT/images/DATASET]")
+@click.option(
+    "--images", type=FOLDER, help="Folder with image_metadata.npy and the pictures.  [default: ROOT/images/DATASET]"
+)
 @click.option("--sessions", type=NUMBERS, default="1-4", show_default=True)
-@click.option("--channels", default="all", show_default=True, help="all (63), occipital (the 17), or names like O1,Oz,O2.")
-@click.option("--sfreq", type=click.FloatRange(0, min_open=True), default=250.0, show_default=True, help="Sampling rate to keep, Hz.")
-@click.option("--repetitions", type=(int, int), metavar="TRAIN TEST",
-              help="Trials to keep of each image in a session.  [default: 2 20, as published]")  # fmt: skip
+@click.option(
+    "--channels", default="all", show_default=True, help="all (63), occipital (the 17), or names like O1,Oz,O2."
+)
+@click.option(
+    "--sfreq",
+    type=click.FloatRange(0, min_open=True),
+    default=250.0,
+    show_default=True,
+    help="Sampling rate to keep, Hz.",
+)
+@click.option(
+    "--repetitions",
+    type=(int, int),
+    metavar="TRAIN TEST",
+    help="Trials to keep of each image in a session.  [default: 2 20, as published]",
+)
 @click.option("--float32", is_flag=True, help="Store 32 instead of 16 bits a value.")
 @click.option("--overwrite", is_flag=True, help="Replace a responses table that is there.")
 @click.pass_obj
-def prepare(screen: Screen, dataset: str, raw: Path, subject: tuple[int, ...], images: Path | None, sessions: tuple[int, ...],
-            channels: str, sfreq: float, repetitions: tuple[int, int] | None, float32: bool, overwrite: bool) -> None:  # fmt: skip
+def prepare(
+    screen: Screen,
+    dataset: str,
+    raw: Path,
+    subject: tuple[int, ...],
+    images: Path | None,
+    sessions: tuple[int, ...],
+    channels: str,
+    sfreq: float,
+    repetitions: tuple[int, int] | None,
+    float32: bool,
+    overwrite: bool,
+) -> None:
     """Turn raw recordings of DATASET into one responses table a subject."""
     from alignvis.recordings.things_eeg2 import dataset_name, prepare
 
@@ -185,9 +138,17 @@ def prepare(screen: Screen, dataset: str, raw: Path, subject: tuple[int, ...], i
             screen.say(f"{out} is there already and was kept; --overwrite makes it again")
             continue
         made = prepare(
-            raw, subject=number, images=images or screen.root / "images" / name, out=out, sessions=sessions,
-            channels=channels, sfreq=sfreq, repetitions=repetitions, dtype="float32" if float32 else "float16", progress=screen.bar(),
-        )  # fmt: skip
+            raw,
+            subject=number,
+            images=images or screen.root / "images" / name,
+            out=out,
+            sessions=sessions,
+            channels=channels,
+            sfreq=sfreq,
+            repetitions=repetitions,
+            dtype="float32" if float32 else "float16",
+            progress=screen.bar(),
+        )
         for warning in made["warnings"]:
             screen.say(f"note: {warning}")
         screen.say("next: alignvis extract")
@@ -207,8 +168,13 @@ DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), de
 
 @main.command()
 @click.option("--images", type=FOLDER, help="Folder of pictures.  [default: every folder in ROOT/images]")
-@click.option("--encoder", "encoders", multiple=True, metavar="ID",
-              help="Image encoder, any number of times; see `alignvis list`.  [default: dreamsim_synclr_vitb16 and its twin]")  # fmt: skip
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="ID",
+    help="Image encoder, any number of times; see `alignvis list`.  [default: dreamsim_synclr_vitb16 and its twin]",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="File or folder to take the weights from.")
 @click.option("--offline", is_flag=True, help="Never download weights.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
@@ -217,8 +183,18 @@ DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), de
 @click.option("--overwrite", is_flag=True, help="Replace features tables that are there.")
 @DEVICE
 @click.pass_obj
-def extract(screen: Screen, images: Path | None, encoders: tuple[str, ...], weights: Path | None, offline: bool, batch: int,
-            precision: str, skip_bad: bool, overwrite: bool, device: str) -> None:  # fmt: skip
+def extract(
+    screen: Screen,
+    images: Path | None,
+    encoders: tuple[str, ...],
+    weights: Path | None,
+    offline: bool,
+    batch: int,
+    precision: str,
+    skip_bad: bool,
+    overwrite: bool,
+    device: str,
+) -> None:
     """Embed pictures with image encoders, once: a features table an encoder."""
     from alignvis.images import catalogue
     from alignvis.images.extract import extract
@@ -228,31 +204,52 @@ def extract(screen: Screen, images: Path | None, encoders: tuple[str, ...], weig
     ids = tuple(dict.fromkeys(encoders)) or catalogue.DEFAULT
     folders = [images] if images else sorted(path for path in (screen.root / "images").glob("*") if path.is_dir())
     if not folders:
-        raise AlignvisError(f"there are no pictures in {screen.root / 'images'}; put an image set there, or name one with --images")
+        raise AlignvisError(
+            f"there are no pictures in {screen.root / 'images'}; put an image set there, or name one with --images"
+        )
     loaded = [
-        catalogue.load(id, screen.root / "weights", given=weights, download=not offline, progress=screen.bar()) for id in ids
+        catalogue.load(id, screen.root / "weights", given=weights, download=not offline, progress=screen.bar())
+        for id in ids
     ]
     for folder in folders:
         out = screen.root / "features" / folder.resolve().name
         made = extract(
-            folder, loaded, out, batch=batch, device=device, precision=precision, skip_bad=skip_bad,
-            overwrite=overwrite, progress=screen.bar(),
-        )  # fmt: skip
+            folder,
+            loaded,
+            out,
+            batch=batch,
+            device=device,
+            precision=precision,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+            progress=screen.bar(),
+        )
         for row in made:
             for picture in row["skipped"]:
                 screen.say(f"note: {picture} is broken and was left out of {row['table']}")
-            screen.result(row, f"{'kept' if row['kept'] else 'wrote'} {row['table']}: {row['images']} images x {row['dim']}")
+            screen.result(
+                row, f"{'kept' if row['kept'] else 'wrote'} {row['table']}: {row['images']} images x {row['dim']}"
+            )
     screen.say("next: alignvis train --subject 1")
 
 
 @main.command()
 @click.option("--subject", type=NUMBERS, required=True, help="Subjects, like 1 or 1-10.")
 @click.option("--dataset", help="Folder in ROOT/responses.  [default: every one that has the subject]")
-@click.option("--features", "wanted", multiple=True, metavar="ID",
-              help="Image encoder whose table to train on, any number of times.  [default: every table that fits]")  # fmt: skip
+@click.option(
+    "--features",
+    "wanted",
+    multiple=True,
+    metavar="ID",
+    help="Image encoder whose table to train on, any number of times.  [default: every table that fits]",
+)
 @click.option("--encoder", default="nice", show_default=True, help="Brain encoder; see `alignvis list`.")
 @click.option("--recipe", default="alignvis", show_default=True, help="What to do; see `alignvis list`.")
-@click.option("--validation", type=click.Choice(["image", "concept"]), help="Hold out images or concepts.  [default: the recipe's]")
+@click.option(
+    "--validation",
+    type=click.Choice(["image", "concept"]),
+    help="Hold out images or concepts.  [default: the recipe's]",
+)
 @click.option("--epochs", type=click.IntRange(1), help="[default: the recipe's]")
 @click.option("--batch", type=click.IntRange(2), help="[default: the recipe's]")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: the recipe's]")
@@ -260,24 +257,44 @@ def extract(screen: Screen, images: Path | None, encoders: tuple[str, ...], weig
 @click.option("--overwrite", is_flag=True, help="Train runs again that are there.")
 @DEVICE
 @click.pass_obj
-def train(screen: Screen, subject: tuple[int, ...], dataset: str | None, wanted: tuple[str, ...], encoder: str, recipe: str,
-          seed: tuple[int, ...], overwrite: bool, device: str, **changes: Any) -> None:  # fmt: skip
+def train(
+    screen: Screen,
+    subject: tuple[int, ...],
+    dataset: str | None,
+    wanted: tuple[str, ...],
+    encoder: str,
+    recipe: str,
+    seed: tuple[int, ...],
+    overwrite: bool,
+    device: str,
+    **changes: Any,
+) -> None:
     """Train a brain encoder for every combination of subjects, features and seeds asked for."""
     from alignvis.grid import train_grid
     from alignvis.memory import keep_freed_memory
 
     keep_freed_memory()
     records = train_grid(
-        screen.root, subjects=subject, dataset=dataset, features=wanted, encoder=encoder, recipe_name=recipe, seeds=seed,
-        changes={key: value for key, value in changes.items() if value is not None}, overwrite=overwrite,
-        device=_device(device), say=screen.say, detail=screen.detail, progress=screen.bar(),
-    )  # fmt: skip
+        screen.root,
+        subjects=subject,
+        dataset=dataset,
+        features=wanted,
+        encoder=encoder,
+        recipe_name=recipe,
+        seeds=seed,
+        changes={key: value for key, value in changes.items() if value is not None},
+        overwrite=overwrite,
+        device=_device(device),
+        say=screen.say,
+        detail=screen.detail,
+        progress=screen.bar(),
+    )
     for run, record in records:
         best = next(row for row in reversed(record["history"]) if row["best"])
         screen.result(
             {"run": str(run), "seconds": record["seconds"], **best},
-            f"{run}: best epoch {best['epoch'] + 1} of {len(record['history'])}, held-out top-1 {best['held_out_top1']:.1%} "
-            f"among {len(record['split']['validation'])}",
+            f"{run}: best epoch {best['epoch'] + 1} of {len(record['history'])}, "
+            f"held-out top-1 {best['held_out_top1']:.1%} among {len(record['split']['validation'])}",
         )
     screen.say("next: alignvis eval")
 

@@ -32,7 +32,8 @@ def show_retrievals(runs: Sequence[Path], images: Path, out: Path, *, queries: i
     queries, top = min(queries, len(ids)), min(top, len(ids))
     columns = 1 + len(runs) * (top + 1)  # an empty column before each run
     widths = [1.0] + [width for _ in runs for width in (0.25, *[1.0] * top)]
-    figure = Figure(figsize=(sum(widths) * 0.95, queries * 1.0 + 0.9), layout="constrained")
+    figure = Figure(figsize=(sum(widths) * 0.95, queries * 0.95 + 0.8), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(queries, columns, squeeze=False, width_ratios=widths)
     for cell in axes.flat:
         cell.axis("off")
@@ -41,13 +42,16 @@ def show_retrievals(runs: Sequence[Path], images: Path, out: Path, *, queries: i
         for place, similarity in enumerate(similarities):
             best = np.argsort(-similarity[row], kind="stable")[:top]
             for rank, column in enumerate(best):
-                _picture(axes[row, 2 + place * (top + 1) + rank], images / ids[column], frame=HIT if column == row else MISS)
+                _picture(
+                    axes[row, 2 + place * (top + 1) + rank], images / ids[column], frame=HIT if column == row else MISS
+                )
     axes[0, 0].set_title("shown", fontsize=FONT)
     for place, record in enumerate(records):
         middle = axes[0, 2 + place * (top + 1) + (top - 1) // 2]
         middle.set_title(f"decoded through {record['features']}, best first", fontsize=FONT)
     brain = "SIMULATED brain" if records[0]["simulated"] else records[0]["dataset"]
-    figure.suptitle(f"{brain}, subject {records[0]['subject']}: the first {queries} of {len(ids)} test pictures", fontsize=FONT + 2)
+    about = f"{brain}, subject {records[0]['subject']}: the first {queries} of {len(ids)} test pictures"
+    figure.suptitle(f"{about}; the right one has a thick frame", fontsize=FONT + 2)
     with store.whole_file(out) as partial:
         figure.savefig(partial, dpi=150, format="png")
 

@@ -45,20 +45,29 @@ def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) 
     Raises:
         AlignvisError: when a wanted encoder has no table that fits, or nothing fits.
     """
-    tables = {path: store.read_document(path, "features") for path in sorted((root / "features").glob("*/*.safetensors"))}
+    tables = {
+        path: store.read_document(path, "features") for path in sorted((root / "features").glob("*/*.safetensors"))
+    }
     shown = {*responses.train_images, *responses.test_images}
     fitting = [path for path, document in tables.items() if shown <= set(document.get("images", ()))]
     for encoder in wanted:
         if encoder not in [tables[path]["encoder"] for path in fitting]:
             named = [path for path in tables if tables[path]["encoder"] == encoder]
             if named:  # it is there but does not fit: this says why
-                store.rows(store.load_features(named[0]), [*responses.train_images, *responses.test_images], responses.path)
+                store.rows(
+                    store.load_features(named[0]), [*responses.train_images, *responses.test_images], responses.path
+                )
             raise AlignvisError(
-                f"there are no features of {encoder!r} in {root / 'features'}; make them with: alignvis extract --encoder {encoder}"
+                f"there are no features of {encoder!r} in {root / 'features'}; "
+                f"make them with: alignvis extract --encoder {encoder}"
             )
     if not fitting:
         if tables:
-            store.rows(store.load_features(next(iter(tables))), [*responses.train_images, *responses.test_images], responses.path)
+            store.rows(
+                store.load_features(next(iter(tables))),
+                [*responses.train_images, *responses.test_images],
+                responses.path,
+            )
         raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
     return [path for path in fitting if not wanted or tables[path]["encoder"] in wanted]
 
@@ -102,8 +111,13 @@ def train_grid(
                     continue
                 found[out] = read_record(out)
                 stated = {kind: found[out]["inputs"][kind]["fingerprint"] for kind in ("responses", "features")}
-                if stated != {"responses": store.fingerprint(responses_path), "features": store.fingerprint(features_path)}:
-                    raise AlignvisError(f"{out} was trained on other tables than those there now; --overwrite trains it again")
+                if stated != {
+                    "responses": store.fingerprint(responses_path),
+                    "features": store.fingerprint(features_path),
+                }:
+                    raise AlignvisError(
+                        f"{out} was trained on other tables than those there now; --overwrite trains it again"
+                    )
                 say(f"{out} is there already and was kept")
     for place, (out, responses_path, features_path, seed) in enumerate(todo, start=1):
 
@@ -113,9 +127,18 @@ def train_grid(
             detail(f"{out.name} epoch {row['epoch'] + 1}: {note}, rate {row['rate']:.2e}")
 
         found[out] = train_run(
-            responses_path, features_path, out, encoder=encoder, recipe=recipe, recipe_name=name, seed=seed,
-            device=device, overwrite=overwrite, report=report, progress=progress,
-        )  # fmt: skip
+            responses_path,
+            features_path,
+            out,
+            encoder=encoder,
+            recipe=recipe,
+            recipe_name=name,
+            seed=seed,
+            device=device,
+            overwrite=overwrite,
+            report=report,
+            progress=progress,
+        )
     return list(found.items())
 
 
@@ -128,7 +151,9 @@ def score_all(
         runs: folders of runs, or their names in ``root/runs``; none means all.
     """
     chosen = [run if run.is_dir() else root / "runs" / run for run in runs]
-    chosen = chosen or sorted(path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial")
+    chosen = chosen or sorted(
+        path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial"
+    )
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
     scores = []

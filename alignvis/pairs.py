@@ -91,7 +91,9 @@ def average(
     images: list[str] = getattr(table, f"{part}_images")
     channels: list[str] = table.document["channels"]
     if normalisation == "repetition" and array.shape[-1] == 1:
-        raise AlignvisError(f"{table.path} has one time a response, which cannot be normalised over time; use a recipe without")
+        raise AlignvisError(
+            f"{table.path} has one time a response, which cannot be normalised over time; use a recipe without"
+        )
     if not len(images):
         raise AlignvisError(f"{table.path} has no {part} images; prepare the recording again")
     alive = np.zeros(len(channels), dtype=bool)
@@ -113,7 +115,9 @@ def average(
         progress(min(start + CHUNK, len(images)), len(images), f"averaging {part} repetitions")
     if not alive.all():
         dead = ", ".join(name for name, lives in zip(channels, alive, strict=True) if not lives)
-        raise AlignvisError(f"{table.path}: channel {dead} is zero in every {part} response; leave it out and prepare again")
+        raise AlignvisError(
+            f"{table.path}: channel {dead} is zero in every {part} response; leave it out and prepare again"
+        )
     assert result is not None
     return result
 
@@ -145,10 +149,14 @@ def split(images: Sequence[str], unit: str, share: float, seed: int) -> tuple[Te
     held_out = {units[i] for i in torch.randperm(len(units), generator=generator)[: max(1, int(share * len(units)))]}
     place = {image: row for row, image in enumerate(images)}
     shuffled = [sorted(images)[i] for i in torch.randperm(len(images), generator=generator)]
-    sides = [torch.tensor([place[image] for image in shuffled if (unit_of(image) in held_out) is side]) for side in (False, True)]
+    sides = [
+        torch.tensor([place[image] for image in shuffled if (unit_of(image) in held_out) is side])
+        for side in (False, True)
+    ]
     if min(len(side) for side in sides) < 2:
         raise AlignvisError(
-            f"{len(images)} training images in {len(units)} {unit}s are too few: holding out {share:.0%} of the {unit}s leaves "
-            f"{len(sides[0])} to train on and {len(sides[1])} to validate on; at least two of each are needed"
+            f"{len(images)} training images in {len(units)} {unit}s are too few: "
+            f"holding out {share:.0%} of the {unit}s leaves {len(sides[0])} to train on and {len(sides[1])} to "
+            "validate on; at least two of each are needed"
         )
     return sides[0].long(), sides[1].long()

@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as ``progress(done, total, text, note)``: units done so far, units in all, what is being done, how it goes."""
+    """Called as ``progress(done, total, text, note)``: units done, units in all, what is being done, how it goes."""
 
     def __call__(self, done: int, total: int, text: str, note: str = "") -> None: ...
 

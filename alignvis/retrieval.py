@@ -41,7 +41,9 @@ def ranks(similarities: Tensor, targets: Tensor) -> Tensor:
         AlignvisError: when a similarity is not finite, since no comparison with it means anything.
     """
     if not torch.isfinite(similarities).all():
-        raise AlignvisError("some similarities are not finite, so nothing can be ranked; the training diverged: lower the rate")
+        raise AlignvisError(
+            "some similarities are not finite, so nothing can be ranked; the training diverged: lower the rate"
+        )
     right = similarities.gather(1, targets[:, None])
     return (similarities >= right).sum(dim=1)
 

@@ -33,7 +33,8 @@ TOP = (1, 3, 5)
 def run_name(responses: Responses, features: Features, encoder: str, recipe_name: str, seed: int) -> str:
     """The folder of a run, from what tells it apart from others."""
     about = responses.document
-    return f"{about['dataset']}_sub-{about['subject']:02d}_{features.document['encoder']}_{encoder}_{recipe_name}_seed-{seed}"
+    subject, image_encoder = f"sub-{about['subject']:02d}", features.document["encoder"]
+    return "_".join([about["dataset"], subject, image_encoder, encoder, recipe_name, f"seed-{seed}"])
 
 
 def train_run(
@@ -68,7 +69,9 @@ def train_run(
         AlignvisError: when the tables do not fit together, there are too few images, or training diverges.
     """
     if out.exists() and not overwrite:
-        raise AlignvisError(f"{out} exists, and a run never overwrites another unasked; remove it, or ask for --overwrite")
+        raise AlignvisError(
+            f"{out} exists, and a run never overwrites another unasked; remove it, or ask for --overwrite"
+        )
     started = time.perf_counter()
     responses, features = store.load_responses(responses_path), store.load_features(features_path)
     order = store.rows(features, responses.train_images, responses.path)
@@ -96,7 +99,10 @@ def train_run(
         "seed": seed,
         "repetitions": shape[1],
         "inputs": {
-            kind: {"path": Path(os.path.relpath(table.path, out)).as_posix(), "fingerprint": store.fingerprint(table.path)}
+            kind: {
+                "path": Path(os.path.relpath(table.path, out)).as_posix(),
+                "fingerprint": store.fingerprint(table.path),
+            }
             for kind, table in (("responses", responses), ("features", features))
         },
         "split": {
@@ -161,14 +167,19 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
     places = ranks(similarities, targets)
     n, size = similarities.shape
     scores: dict[str, Any] = {
-        key: record[key] for key in ("dataset", "simulated", "subject", "encoder", "features", "aligned", "twin", "seed")
+        key: record[key]
+        for key in ("dataset", "simulated", "subject", "encoder", "features", "aligned", "twin", "seed")
     }
     scores |= {"recipe": record["recipe"]["name"], "validation": record["recipe"]["validation"]}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
     for k in TOP:
         share = top_k(places, k)
-        scores |= {f"top{k}": share, f"top{k}_interval": wilson(share, n), f"top{k}_chance": min(k, size) / size}
-    scores |= {"median_rank": places.median().item(), "median_rank_chance": (size + 1) / 2, "ties": ties(similarities, targets)}
+        scores |= {f"top{k}": share, f"top{k}_interval": list(wilson(share, n)), f"top{k}_chance": min(k, size) / size}
+    scores |= {
+        "median_rank": places.median().item(),
+        "median_rank_chance": (size + 1) / 2,
+        "ties": ties(similarities, targets),
+    }
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
     _save({"similarity": similarities}, run / "similarity.safetensors", {"table": "similarity", **ids})
     store.write_json(run / "scores.json", scores)
@@ -183,11 +194,17 @@ def read_record(run: Path) -> dict[str, Any]:
         raise AlignvisError(f"{run} is not a run: it has no record.json; name a folder that `alignvis train` made")
     record = store.read_json(run / "record.json")
     wanted = {"version": int, "inputs": dict, "split": dict, "recipe": dict, "shape": dict, "encoder": str}
-    wrong = [key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)]
+    wrong = [
+        key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)
+    ]
     if wrong:
-        raise AlignvisError(f"{run / 'record.json'} does not state {', '.join(wrong)} as a run's record does; train again")
+        raise AlignvisError(
+            f"{run / 'record.json'} does not state {', '.join(wrong)} as a run's record does; train again"
+        )
     if record["version"] > store.VERSION:
-        raise AlignvisError(f"{run} was written by a newer alignvis (format version {record['version']}); update alignvis")
+        raise AlignvisError(
+            f"{run} was written by a newer alignvis (format version {record['version']}); update alignvis"
+        )
     return record
 
 
@@ -199,7 +216,9 @@ def load_encoder(run: Path, record: dict[str, Any]) -> nn.Module:
         network.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise AlignvisError(f"{path} does not hold the weights of this run's {record['encoder']} ({reason}); train again") from error
+        raise AlignvisError(
+            f"{path} does not hold the weights of this run's {record['encoder']} ({reason}); train again"
+        ) from error
     return network
 
 
@@ -216,4 +235,6 @@ def _input(run: Path, record: dict[str, Any], kind: str) -> Path:
 def _save(tensors: dict[str, torch.Tensor], path: Path, document: dict[str, Any]) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with store.whole_file(path) as partial:
-        save_file(tensors, partial, {"alignvis": json.dumps({"version": store.VERSION, **document}, ensure_ascii=False)})
+        save_file(
+            tensors, partial, {"alignvis": json.dumps({"version": store.VERSION, **document}, ensure_ascii=False)}
+        )

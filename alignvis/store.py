@@ -50,7 +50,8 @@ class Responses:
     """Brain responses of one subject to the training and the test images.
 
     Attributes:
-        train, test: (images, repetitions, channels, times) float16 or float32, mapped read-only, in ``document["unit"]``.
+        train, test: (images, repetitions, channels, times) float16 or float32, mapped read-only, in the unit that the
+            document names.
         train_session, test_session: (images, repetitions) uint8, the session that each repetition was recorded in.
     """
 
@@ -68,7 +69,7 @@ class Responses:
 
 
 def begin(path: Path, layout: Layout, document: Mapping[str, Any]) -> dict[str, np.memmap]:
-    """Open ``path.partial`` for filling: the one left by an interrupted call if it is of the same making, else a new one.
+    """Open ``path.partial`` for filling: what an interrupted call left if it is of the same making, else a new one.
 
     Args:
         path: where the table will stand once it is whole.
@@ -107,7 +108,7 @@ def begin(path: Path, layout: Layout, document: Mapping[str, Any]) -> dict[str, 
 
 
 def commit(path: Path) -> None:
-    """Give a filled table its name: flushed to the disk first, so that the name never stands for less than the whole."""
+    """Give a filled table its name: flushed to the disk first, so the name never stands for less than the whole."""
     partial = _partial(path)
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
@@ -135,7 +136,7 @@ def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; at the end of the block what was written there becomes ``path``, or nothing does."""
+    """Yield a temporary name beside ``path``; what is written there becomes ``path`` when the block ends well."""
     partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,9 @@ def load_features(path: Path) -> Features:
     images = _ids(path, document, "images", len(arrays["embeddings"]))
     embeddings = arrays["embeddings"]
     if 0 in embeddings.shape:
-        raise AlignvisError(f"{path} holds embeddings of shape {embeddings.shape}, so there is nothing in it; extract it again")
+        raise AlignvisError(
+            f"{path} holds embeddings of shape {embeddings.shape}, so there is nothing in it; extract it again"
+        )
     # A sum is finite only if every term is; it reads the table once and needs no second array.
     broken = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if len(broken):
@@ -209,7 +212,9 @@ def load_responses(path: Path) -> Responses:
     for part in ("train", "test"):
         shape = arrays[part].shape
         if not isinstance(channels, list) or shape[2] != len(channels):
-            raise AlignvisError(f"{path}: {part} has {shape[2]} channels but its header does not name {shape[2]}; make it again")
+            raise AlignvisError(
+                f"{path}: {part} has {shape[2]} channels but its header does not name {shape[2]}; make it again"
+            )
         if arrays[f"{part}.session"].shape != shape[:2]:
             raise AlignvisError(f"{path}: the sessions of {part} do not have its shape {shape[:2]}; make it again")
         if 0 in shape[1:]:
@@ -223,7 +228,9 @@ def load_responses(path: Path) -> Responses:
     return Responses(path, document, ids["train"], ids["test"], *(arrays[name] for name in layout))
 
 
-def read_table(path: Path, kind: str, expected: Mapping[str, tuple[str, int]]) -> tuple[dict[str, Any], dict[str, np.memmap]]:
+def read_table(
+    path: Path, kind: str, expected: Mapping[str, tuple[str, int]]
+) -> tuple[dict[str, Any], dict[str, np.memmap]]:
     """Read the document and map the tensors of any table of ours.
 
     Args:
@@ -238,8 +245,8 @@ def read_table(path: Path, kind: str, expected: Mapping[str, tuple[str, int]]) -
         array = arrays[name]
         if CODES[array.dtype] not in codes.split() or array.ndim != dimensions:
             raise AlignvisError(
-                f"{path}: {name!r} is {CODES[array.dtype]} with shape {array.shape}; expected {codes.replace(' ', ' or ')} "
-                f"with {dimensions} dimensions"
+                f"{path}: {name!r} is {CODES[array.dtype]} with shape {array.shape}; "
+                f"expected {codes.replace(' ', ' or ')} with {dimensions} dimensions"
             )
     return document, arrays
 
@@ -253,9 +260,13 @@ def read_document(path: Path, kind: str | None = None) -> dict[str, Any]:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get("alignvis")
     except (SafetensorError, OSError, ValueError) as error:
-        raise AlignvisError(f"{path} is not a whole safetensors file ({error}); it may be truncated: make it again") from error
+        raise AlignvisError(
+            f"{path} is not a whole safetensors file ({error}); it may be truncated: make it again"
+        ) from error
     if text is None:
-        raise AlignvisError(f"{path} is a safetensors file but not a table of alignvis: its header has no 'alignvis' document")
+        raise AlignvisError(
+            f"{path} is a safetensors file but not a table of alignvis: its header has no 'alignvis' document"
+        )
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -294,9 +305,9 @@ def rows(table: Features, wanted: Sequence[str], wanted_by: Path) -> NDArray[np.
     missing = [image for image in wanted if image not in place]
     if len(missing) == len(wanted):
         raise AlignvisError(
-            f"none of the {len(wanted)} images in {wanted_by} is in {table.path} (it has, for example, {table.images[0]!r}; "
-            f"wanted, for example, {missing[0]!r}); these are tables of different image sets: extract features of the "
-            "images that were shown"
+            f"none of the {len(wanted)} images in {wanted_by} is in {table.path} "
+            f"(it has, for example, {table.images[0]!r}; wanted, for example, {missing[0]!r}); "
+            "these are tables of different image sets: extract features of the images that were shown"
         )
     if missing:
         raise AlignvisError(

@@ -10,7 +10,18 @@ from alignvis.stats import wilson
 
 # what must be equal for two scores to stand in one table: like is compared with like
 PROTOCOL = ("dataset", "simulated", "recipe", "validation", "n", "gallery", "repetitions")
-HEAD = ("brain", "features", "aligned", "subject", "seeds", "top-1 %", "95 % interval", "top-3 %", "top-5 %", "median rank")
+HEAD = (
+    "brain",
+    "features",
+    "aligned",
+    "subject",
+    "seeds",
+    "top-1 %",
+    "95 % interval",
+    "top-3 %",
+    "top-5 %",
+    "median rank",
+)
 
 
 def scores_table(scores: Sequence[dict[str, Any]]) -> str:
@@ -41,10 +52,10 @@ def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
     one = scores[0]
     return "\n".join(
         [
-            f"{about['dataset']}{simulated}: {about['n']} test responses, each the mean of {about['repetitions']} repetitions, "
-            f"among {about['gallery']} pictures",
-            f"recipe {about['recipe']}, validation by {about['validation']}; mean ± SD over seeds, in the rows 'all' over "
-            "subjects; intervals: Wilson over images, in the rows 'all' t over subjects",
+            f"{about['dataset']}{simulated}: {about['n']} test responses, "
+            f"each the mean of {about['repetitions']} repetitions, among {about['gallery']} pictures",
+            f"recipe {about['recipe']}, validation by {about['validation']}; mean ± SD over seeds, "
+            "in the rows 'all' over subjects; intervals: Wilson over images, in the rows 'all' t over subjects",
             "",
             *text,
             f"chance: top-1 {one['top1_chance']:.1%}, top-3 {one['top3_chance']:.1%}, top-5 {one['top5_chance']:.1%}, "
@@ -57,13 +68,19 @@ def _cells(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """One subject: seeds share the images, so the interval is over images at the mean over seeds."""
     top1 = [row["top1"] for row in rows]
     low, high = wilson(float(np.mean(top1)), rows[0]["n"])
-    return (*_shares(top1, (low, high), [r["top3"] for r in rows], [r["top5"] for r in rows]), _rank([r["median_rank"] for r in rows]))
+    return (
+        *_shares(top1, (low, high), [r["top3"] for r in rows], [r["top5"] for r in rows]),
+        _rank([r["median_rank"] for r in rows]),
+    )
 
 
 def _over_subjects(subjects: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, ...]:
     from scipy.stats import t
 
-    means = {key: [float(np.mean([row[key] for row in rows])) for rows in subjects] for key in ("top1", "top3", "top5", "median_rank")}
+    means = {
+        key: [float(np.mean([row[key] for row in rows])) for rows in subjects]
+        for key in ("top1", "top3", "top5", "median_rank")
+    }
     count = len(subjects)
     half = t.ppf(0.975, count - 1) * np.std(means["top1"], ddof=1) / sqrt(count)
     middle = np.mean(means["top1"])

@@ -140,7 +140,9 @@ def fit(
             held_out_loss = sum(len(a) * loss_of(a, b, scale) for a, b in parts).item() / len(held_out)
             row = {"epoch": epoch, "rate": rate, "loss": total.item() / per_epoch, "held_out_loss": held_out_loss}
             if not all(abs(row[key]) < float("inf") for key in ("loss", "held_out_loss")):
-                raise AlignvisError(f"the loss is not finite in epoch {epoch}: training diverged; choose a lower --rate")
+                raise AlignvisError(
+                    f"the loss is not finite in epoch {epoch}: training diverged; choose a lower --rate"
+                )
             places = ranks(similarity(brain, held_out.features), torch.arange(len(held_out), device=device))
         row |= {"held_out_top1": top_k(places, 1), "best": held_out_loss < best}
         history.append(row)

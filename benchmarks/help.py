@@ -23,8 +23,17 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "alignvis", "--help"], check=True, capture_output=True)
         times.append(time.perf_counter() - begun)
     times = times[1:]  # the first one fills the disk cache
-    print(json.dumps({"benchmark": "help", "n": len(times), "seconds_median": round(median(times), 3),
-                      "seconds_most": round(max(times), 3), "machine": machine()}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "help",
+                "n": len(times),
+                "seconds_median": round(median(times), 3),
+                "seconds_most": round(max(times), 3),
+                "machine": machine(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

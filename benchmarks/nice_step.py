@@ -1,8 +1,8 @@
 """One NICE training step: ours against the published layer order, in turn, on the same machine in the same run.
 
 Forward, loss, backward, clip and AdamW on a batch of 128 responses of 63 channels x 250 times to 512 dimensions,
-float32. The average over time, which ours takes once for a whole data set, is timed apart. Both rivals keep freed memory,
-as the command line does, unless the allocator is left as it is.
+float32. The average over time, which ours takes once for a whole data set, is timed apart. Both rivals keep freed
+memory, as the command line does, unless the allocator is left as it is.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def main() -> None:
     prepared = ours.prepare(responses)
     once = time.perf_counter() - begun
     rivals = {"ours": (ours, prepared), "published": (published, responses)}
-    optimizers = {name: torch.optim.AdamW(encoder.parameters(), weight_decay=0.1) for name, (encoder, _) in rivals.items()}
+    optimizers = {
+        name: torch.optim.AdamW(encoder.parameters(), weight_decay=0.1) for name, (encoder, _) in rivals.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for step in range(options.steps + 2):
         for name, (encoder, inputs) in rivals.items():
@@ -59,12 +61,21 @@ def main() -> None:
             if step >= 2:  # the first steps warm up
                 times[name].append(seconds)
     ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
-    print(json.dumps({
-        "benchmark": "nice_step", "allocator": "default" if options.default_allocator else "keeps freed memory", "n": options.steps, "seconds_ours": round(median(times["ours"]), 4),
-        "seconds_published": round(median(times["published"]), 4), "times_faster": round(median(ratios), 2),
-        "times_faster_range": [round(min(ratios), 2), round(max(ratios), 2)],
-        "seconds_prepare_once_per_128": round(once, 4), "machine": machine(),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "nice_step",
+                "allocator": "default" if options.default_allocator else "keeps freed memory",
+                "n": options.steps,
+                "seconds_ours": round(median(times["ours"]), 4),
+                "seconds_published": round(median(times["published"]), 4),
+                "times_faster": round(median(ratios), 2),
+                "times_faster_range": [round(min(ratios), 2), round(max(ratios), 2)],
+                "seconds_prepare_once_per_128": round(once, 4),
+                "machine": machine(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the process itself holds, without the pages of mapped files, which the system ma
 import argparse
 import json
 import os
-import platform
 import struct
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.machine import machine  # noqa: E402
 from tests import slow_things_eeg2 as slow  # noqa: E402
 
 # sequences of 20, targets, images, repetitions kept of each, samples in a sequence; from the published design
@@ -123,11 +123,8 @@ def main() -> None:
                 result[f"scale {scale:g}"] = {"raw_mb": megabytes} | measured
     import mne
 
-    cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    result["hardware"] = {"cpu": cpu, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-    result["versions"] = {"python": platform.python_version(), "numpy": np.__version__, "mne": mne.__version__}
+    result["load"] = round(os.getloadavg()[0], 1)
+    result["machine"] = machine() | {"mne": mne.__version__}
     print(json.dumps(result))
 
 

@@ -12,9 +12,16 @@ class PublishedNice(nn.Module):
     def __init__(self, channels: int, times: int, dim: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 40, (1, 25)), nn.AvgPool2d((1, 51), (1, 5)), nn.BatchNorm2d(40), nn.ELU(),
-            nn.Conv2d(40, 40, (channels, 1)), nn.BatchNorm2d(40), nn.ELU(), nn.Dropout(0.5), nn.Conv2d(40, 40, 1),
-        )  # fmt: skip
+            nn.Conv2d(1, 40, (1, 25)),
+            nn.AvgPool2d((1, 51), (1, 5)),
+            nn.BatchNorm2d(40),
+            nn.ELU(),
+            nn.Conv2d(40, 40, (channels, 1)),
+            nn.BatchNorm2d(40),
+            nn.ELU(),
+            nn.Dropout(0.5),
+            nn.Conv2d(40, 40, 1),
+        )
         width = 40 * ((times - 25 + 1 - 51) // 5 + 1)
         self.project = nn.Linear(width, dim)
         self.residual = nn.Sequential(nn.GELU(), nn.Linear(dim, dim), nn.Dropout(0.5))
@@ -31,8 +38,13 @@ def published_from(ours: Nice, channels: int, times: int, dim: int) -> Published
     """The published order with the weights of ours."""
     published = PublishedNice(channels, times, dim)
     state = ours.state_dict()
-    renamed = {"temporal": "features.0", "temporal_norm": "features.2", "spatial": "features.4", "spatial_norm": "features.5",
-               "mix": "features.8"}  # fmt: skip
+    renamed = {
+        "temporal": "features.0",
+        "temporal_norm": "features.2",
+        "spatial": "features.4",
+        "spatial_norm": "features.5",
+        "mix": "features.8",
+    }
     moved = {}
     for name, value in state.items():
         head, _, tail = name.partition(".")

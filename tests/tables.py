@@ -10,17 +10,39 @@ CHANNELS = ["O1", "Oz", "O2"]
 
 
 def image_ids(concepts: int, each: int, folder: str = "training_images") -> list[str]:
-    return [f"{folder}/{c:05d}_thing{c}/thing{c}_{i:02d}.jpg" for c in range(1, concepts + 1) for i in range(1, each + 1)]
+    return [
+        f"{folder}/{c:05d}_thing{c}/thing{c}_{i:02d}.jpg" for c in range(1, concepts + 1) for i in range(1, each + 1)
+    ]
 
 
 def features_document(images: list[str], **changes) -> dict:
-    return {"version": 1, "table": "features", "image_set": "tiny", "encoder": "lowlevel", "aligned": False, "twin": None,
-            "images": images, **changes}  # fmt: skip
+    return {
+        "version": 1,
+        "table": "features",
+        "image_set": "tiny",
+        "encoder": "lowlevel",
+        "aligned": False,
+        "twin": None,
+        "images": images,
+        **changes,
+    }
 
 
 def responses_document(train: list[str], test: list[str], **changes) -> dict:
-    return {"version": 1, "table": "responses", "dataset": "tiny", "subject": 1, "simulated": True, "channels": CHANNELS,
-            "sfreq": 100.0, "tmin": 0.0, "unit": "noise SD", "train_images": train, "test_images": test, **changes}  # fmt: skip
+    return {
+        "version": 1,
+        "table": "responses",
+        "dataset": "tiny",
+        "subject": 1,
+        "simulated": True,
+        "channels": CHANNELS,
+        "sfreq": 100.0,
+        "tmin": 0.0,
+        "unit": "noise SD",
+        "train_images": train,
+        "test_images": test,
+        **changes,
+    }
 
 
 def write_features(path: Path, embeddings: np.ndarray, images: list[str], **changes) -> Path:
@@ -29,14 +51,18 @@ def write_features(path: Path, embeddings: np.ndarray, images: list[str], **chan
     return path
 
 
-def write_responses(path: Path, train: np.ndarray, test: np.ndarray, ids: tuple[list[str], list[str]], **changes) -> Path:
+def write_responses(
+    path: Path, train: np.ndarray, test: np.ndarray, ids: tuple[list[str], list[str]], **changes
+) -> Path:
     arrays = {"train": train.astype("f4"), "test": test.astype("f4")}
     arrays |= {f"{part}.session": np.ones(array.shape[:2], "u1") for part, array in arrays.items()}
     store.write_table(path, arrays, responses_document(*ids, **changes))
     return path
 
 
-def planted(root: Path, *, subject: int = 1, concepts: int = 30, tests: int = 40, times: int = 120, noise: float = 0.5) -> Path:
+def planted(
+    root: Path, *, subject: int = 1, concepts: int = 30, tests: int = 40, times: int = 120, noise: float = 0.5
+) -> Path:
     """A root in which every response is a fixed linear map of its image's embedding, plus noise."""
     rng = np.random.default_rng(subject)
     ids = image_ids(concepts, 10), image_ids(tests, 1, "test_images")

@@ -15,7 +15,9 @@ from tests.tables import planted, write_features
 def test_whole_tables_and_runs_say_what_they_hold(tmp_path):
     root = planted(tmp_path)
     responses, features = root / "responses/tiny/sub-01.safetensors", root / "features/tiny/lowlevel.safetensors"
-    train_run(responses, features, root / "runs/r", encoder="linear", recipe=Recipe(epochs=1, batch=16), recipe_name="quick")
+    train_run(
+        responses, features, root / "runs/r", encoder="linear", recipe=Recipe(epochs=1, batch=16), recipe_name="quick"
+    )
     rows = dict(zip(("responses", "features", "run"), check_all(root), strict=True))
     assert all(row["whole"] for row, _ in rows.values())
     assert rows["responses"][0]["train"] == [300, 2, 3, 120] and "SIMULATED" in rows["responses"][1]
@@ -33,7 +35,9 @@ def test_what_is_broken_is_told_and_the_rest_is_looked_at(tmp_path):
     write_features(root / "features/tiny/same.safetensors", np.ones((3, 2)), ["a", "b", "c"], encoder="same")
     rows = list(check_all(root, [responses, root / "nothing", root, features, root / "features/tiny/same.safetensors"]))
     assert [row["whole"] for row, _ in rows] == [False, False, False, True, True]
-    assert "not finite in channel O2" in rows[0][1] and "there is no file" in rows[1][1] and "is not a run" in rows[2][1]
+    assert (
+        "not finite in channel O2" in rows[0][1] and "there is no file" in rows[1][1] and "is not a run" in rows[2][1]
+    )
     assert rows[3][0]["fits"] == [] and rows[4][0]["identical"] == 2
 
 

@@ -71,14 +71,23 @@ def test_from_raw_files_to_a_score(root):
 def test_what_is_there_is_kept_unless_asked_otherwise(simulated):
     table = simulated / "responses" / DATASET / "sub-01.safetensors"
     before = table.read_bytes()
-    assert "was kept" in run("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1).stderr
+    assert (
+        "was kept"
+        in run("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1).stderr
+    )
     assert "kept" in run("--root", simulated, "extract", "--encoder", "lowlevel").stdout
     run("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1, "--overwrite")
     assert table.read_bytes() == before  # the same files give the same bytes
 
 
 def test_results_are_json_lines_and_everything_else_goes_to_stderr(root):
-    for words in (["list"], ["list", "recipes"], ["list", "brain-encoders"], ["check"], ["train", "--subject", "1", *QUICK]):
+    for words in (
+        ["list"],
+        ["list", "recipes"],
+        ["list", "brain-encoders"],
+        ["check"],
+        ["train", "--subject", "1", *QUICK],
+    ):
         result = run("--root", root, "--json", *words)
         assert [json.loads(line) for line in result.stdout.splitlines()]
     assert run("--root", root, "train", "--subject", "1", *QUICK, "--quiet", "--json").stderr == ""
@@ -148,25 +157,46 @@ def test_tables_that_do_not_fit(root):
     table.write_bytes(whole)
     words = ("--dataset", "tiny", "--features", "untrained_vit")
     assert "different image sets" in sentence("--root", root, "train", "--subject", 1, *words, *QUICK)
-    assert "a batch takes 400" in sentence("--root", root, "train", "--subject", 1, "--batch", 400, "--encoder", "linear")
+    assert "a batch takes 400" in sentence(
+        "--root", root, "train", "--subject", 1, "--batch", 400, "--encoder", "linear"
+    )
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("train",), ("train", "--subject", "one"), ("train", "--subject", "3-1"), ("train", "--subject", "1", "--epochs", "0"),
-        ("prepare", "things-eeg9", "--raw", ".", "--subject", "1"), ("prepare", "things-eeg2", "--subject", "1"),
-        ("simulate", "things-eeg2"), ("extract", "--precision", "fp8"), ("nonsense",), ("eval", "--device", "tpu"),
+        ("train",),
+        ("train", "--subject", "one"),
+        ("train", "--subject", "3-1"),
+        ("train", "--subject", "1", "--epochs", "0"),
+        ("prepare", "things-eeg9", "--raw", ".", "--subject", "1"),
+        ("prepare", "things-eeg2", "--subject", "1"),
+        ("simulate", "things-eeg2"),
+        ("extract", "--precision", "fp8"),
+        ("nonsense",),
+        ("eval", "--device", "tpu"),
         ("train", "--subject", "1-999999"),
     ],
-)  # fmt: skip
+)
 def test_wrong_words_are_usage(words):
     assert "Error: " in sentence(*words, code=2)
 
 
 def test_a_run_can_be_stopped_and_goes_on(root):
     """A real Ctrl-C on a real process: one sentence, exit code 1, no half run, and the second call finishes."""
-    command = [sys.executable, "-m", "alignvis", "--root", str(root), "-v", "train", "--subject", "1", "--encoder", "linear"]
+    command = [
+        sys.executable,
+        "-m",
+        "alignvis",
+        "--root",
+        str(root),
+        "-v",
+        "train",
+        "--subject",
+        "1",
+        "--encoder",
+        "linear",
+    ]
     command += ["--features", "lowlevel", "--batch", "32", "--epochs", "2000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
@@ -179,12 +209,17 @@ def test_a_run_can_be_stopped_and_goes_on(root):
 
 
 def test_a_disk_that_is_full_is_a_sentence(root):
-    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); sys.argv = ['alignvis', *sys.argv[1:]]; " \
-        "from alignvis.cli import main; main()"  # fmt: skip
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); sys.argv = ['alignvis', *sys.argv[1:]]; "
+        "from alignvis.cli import main; main()"
+    )
     for words in (["extract", "--encoder", "lowlevel", "--overwrite"], ["train", "--subject", "1", *map(str, QUICK)]):
         done = subprocess.run(
-            [sys.executable, "-c", limited, "--root", str(root), "--quiet", *words], capture_output=True, text=True, check=False
+            [sys.executable, "-c", limited, "--root", str(root), "--quiet", *words],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Error: " in done.stderr, done.stderr
         assert "could not be written" in done.stderr or "File too large" in done.stderr
@@ -192,6 +227,7 @@ def test_a_disk_that_is_full_is_a_sentence(root):
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = "import sys; from alignvis.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    code = "import sys; from alignvis.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

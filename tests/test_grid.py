@@ -22,7 +22,9 @@ def grid(root: Path, said: list[str] | None = None, **changes) -> list[str]:
 def root(tmp_path) -> Path:
     planted(planted(tmp_path, subject=1), subject=2)
     table = store.load_features(tmp_path / "features/tiny/lowlevel.safetensors")
-    write_features(tmp_path / "features/tiny/twin.safetensors", -np.asarray(table.embeddings), table.images, encoder="twin")
+    write_features(
+        tmp_path / "features/tiny/twin.safetensors", -np.asarray(table.embeddings), table.images, encoder="twin"
+    )
     write_features(tmp_path / "features/others/x.safetensors", np.ones((3, 2)), image_ids(1, 3, "others"), encoder="x")
     return tmp_path
 
@@ -52,11 +54,15 @@ def test_a_run_of_the_same_name_on_other_tables_is_refused(root):
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(root, tmp_path):
-    with pytest.raises(AlignvisError, match="no responses of subject 7 .* alignvis prepare things-eeg2 --raw DIR --subject 7"):
+    with pytest.raises(
+        AlignvisError, match="no responses of subject 7 .* alignvis prepare things-eeg2 --raw DIR --subject 7"
+    ):
         grid(root, subjects=[7])
     with pytest.raises(AlignvisError, match="no responses of subject 1 .*prepare other --raw"):
         find_responses(root, 1, "other")
-    with pytest.raises(AlignvisError, match="no features of 'dreamsim_ensemble' .* alignvis extract --encoder dreamsim_ensemble"):
+    with pytest.raises(
+        AlignvisError, match="no features of 'dreamsim_ensemble' .* alignvis extract --encoder dreamsim_ensemble"
+    ):
         grid(root, features=["dreamsim_ensemble"])
     with pytest.raises(AlignvisError, match="none of the 340 images .* different image sets"):
         grid(root, features=["x"])

@@ -18,7 +18,9 @@ from alignvis.training import Recipe, fit
 CONCEPTS = {name: name for name in ("face", "shoe", "cat", "scissors", "bottle", "chair")} | {"house": "dollhouse"}
 # Volumes of one category share their target, so the contrast must forgive equal pictures: SoftCLIP. The temperature is
 # the one of 0.07, 0.1, 0.2 and 0.4 with the best accuracy on the validation runs (0.607; the others 0.583 to 0.602).
-RECIPE = Recipe(rate=1e-3, batch=64, epochs=30, temperature=0.2, schedule="cosine", loss="softclip", normalisation="none")
+RECIPE = Recipe(
+    rate=1e-3, batch=64, epochs=30, temperature=0.2, schedule="cosine", loss="softclip", normalisation="none"
+)
 
 
 def volumes(shared_data: Path) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -65,15 +67,22 @@ def decode(shared_data: Path, answers_of, folds: int = 12) -> tuple[list[float],
             places = ranks(similarity(encoder(responses[test]), gallery), answers[test])
         ours.append((places == 1).double().mean().item())
         known = train | held_out  # ridge needs no validation, so it may learn from those volumes as well
-        rival.append((ridge(responses[known], answers_of(answers)[known], responses[test]) == answers[test]).double().mean().item())
+        rival.append(
+            (ridge(responses[known], answers_of(answers)[known], responses[test]) == answers[test])
+            .double()
+            .mean()
+            .item()
+        )
     return ours, rival
 
 
 def test_what_was_seen_is_read_from_single_volumes_of_real_fmri(shared_data):
     ours, rival = decode(shared_data, lambda answers: answers)
     mean, half = np.mean(ours), t.ppf(0.975, 11) * np.std(ours, ddof=1) / 12**0.5
-    print(f"ours {mean:.3f}, t over 12 runs {mean - half:.3f} to {mean + half:.3f}, Wilson over 756 volumes "
-          f"{wilson(mean, 756)}; ridge on the same folds {np.mean(rival):.3f}; chance {1 / 7:.3f}")  # fmt: skip
+    print(
+        f"ours {mean:.3f}, t over 12 runs {mean - half:.3f} to {mean + half:.3f}, Wilson over 756 volumes "
+        f"{wilson(mean, 756)}; ridge on the same folds {np.mean(rival):.3f}; chance {1 / 7:.3f}"
+    )
     assert mean - half > 0.45
     assert mean > np.mean(rival) - 0.10
 

@@ -34,7 +34,9 @@ def test_the_mean_is_over_repetitions_and_over_nothing_else(tmp_path, repetition
     plain = average(responses, "train", "none", lambda x: x)
     np.testing.assert_allclose(plain.numpy(), np.asarray(responses.train).mean(axis=1), rtol=1e-5, atol=1e-6)
     first = average(responses, "train", "repetition", lambda x: x)
-    np.testing.assert_allclose(first.numpy(), unit_repetitions(np.asarray(responses.train)).mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        first.numpy(), unit_repetitions(np.asarray(responses.train)).mean(axis=1), rtol=1e-5, atol=1e-6
+    )
     assert average(responses, "test", "none", lambda x: x.flatten(1)).shape == (3, 18)
 
 
@@ -42,7 +44,9 @@ def test_the_mean_is_over_repetitions_and_over_nothing_else(tmp_path, repetition
 def test_a_value_that_is_not_finite_is_named(tmp_path, value):
     train = np.ones((200, 2, 3, 6))
     train[130, 1, 2, 4] = value
-    with pytest.raises(AlignvisError, match=f"train response to '{IDS[0][130]}' is not finite in channel {CHANNELS[2]}"):
+    with pytest.raises(
+        AlignvisError, match=f"train response to '{IDS[0][130]}' is not finite in channel {CHANNELS[2]}"
+    ):
         average(table(tmp_path, train), "train", "none", lambda x: x)
 
 
@@ -74,7 +78,13 @@ def test_batches_visit_every_image_at_most_once_in_a_fresh_order():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(20, 40), st.integers(2, 5), st.sampled_from(["image", "concept"]), st.floats(0.1, 0.5), st.integers(0, 99))
+@given(
+    st.integers(20, 40),
+    st.integers(2, 5),
+    st.sampled_from(["image", "concept"]),
+    st.floats(0.1, 0.5),
+    st.integers(0, 99),
+)
 def test_a_split_is_a_partition_that_keeps_units_whole(concepts, each, unit, share, seed):
     images = image_ids(concepts, each)
     fitted, held_out = split(images, unit, share, seed)

@@ -34,7 +34,9 @@ def test_ranks_by_hand():
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=4, max_size=4), min_size=1, max_size=6), st.data())
 def test_ranks_are_scipys_with_ties_at_the_worst_place(rows, data):
     targets = [data.draw(st.integers(0, 3)) for _ in rows]
-    expected = [int(rankdata([-x for x in row], method="max")[target]) for row, target in zip(rows, targets, strict=True)]
+    expected = [
+        int(rankdata([-x for x in row], method="max")[target]) for row, target in zip(rows, targets, strict=True)
+    ]
     assert ranks(torch.tensor(rows, dtype=torch.float32), torch.tensor(targets)).tolist() == expected
 
 

@@ -57,13 +57,17 @@ def test_scores_follow_from_the_stored_similarities(root):
     places = (similarities >= np.diag(similarities)[:, None]).sum(axis=1)
     assert scores["top1"] == np.mean(places == 1) and scores["top3"] == np.mean(places <= 3)
     assert scores["median_rank"] == np.sort(places)[(len(places) - 1) // 2]
-    assert store.read_document(root / "runs/one/similarity.safetensors", "similarity")["gallery"][0].startswith("test_images/")
+    assert store.read_document(root / "runs/one/similarity.safetensors", "similarity")["gallery"][0].startswith(
+        "test_images/"
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(root):
     train(root, "again")
     train(root, "other", seed=4)
-    first, again, other = ((root / "runs" / name / "weights.safetensors").read_bytes() for name in ("one", "again", "other"))
+    first, again, other = (
+        (root / "runs" / name / "weights.safetensors").read_bytes() for name in ("one", "again", "other")
+    )
     assert first == again != other
 
 
@@ -104,7 +108,9 @@ def test_nonsense_test_responses_change_no_weights(root):
     arrays, document = load_file(path), store.read_document(path)
     save_file({**arrays, "test": np.full_like(arrays["test"], np.nan)}, path, {"alignvis": json.dumps(document)})
     train(root, "blind")
-    assert (root / "runs/blind/weights.safetensors").read_bytes() == (root / "runs/one/weights.safetensors").read_bytes()
+    assert (root / "runs/blind/weights.safetensors").read_bytes() == (
+        root / "runs/one/weights.safetensors"
+    ).read_bytes()
     with pytest.raises(AlignvisError, match="test response to .* is not finite"):
         evaluate_run(root / "runs" / "blind")
 

@@ -13,5 +13,7 @@ def test_wilson_is_scipys(hits, n, level):
 
 @pytest.mark.parametrize("truth", [0.005, 0.1, 0.5, 0.9])
 def test_about_95_percent_of_intervals_hold_the_truth(truth):
-    held = sum(binom.pmf(k, 200, truth) for k in range(201) if wilson(k / 200, 200)[0] <= truth <= wilson(k / 200, 200)[1])
+    held = sum(
+        binom.pmf(k, 200, truth) for k in range(201) if wilson(k / 200, 200)[0] <= truth <= wilson(k / 200, 200)[1]
+    )
     assert 0.91 < held < 0.99

@@ -28,7 +28,10 @@ def features(tmp_path: Path) -> Path:
 def responses(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     return write_responses(
-        tmp_path / "sub-01.safetensors", rng.standard_normal((6, 2, 3, 5)), rng.standard_normal((2, 4, 3, 5)), (IMAGES, TESTS)
+        tmp_path / "sub-01.safetensors",
+        rng.standard_normal((6, 2, 3, 5)),
+        rng.standard_normal((2, 4, 3, 5)),
+        (IMAGES, TESTS),
     )
 
 
@@ -56,7 +59,8 @@ def test_a_responses_table_round_trips_and_stays_on_disk(responses):
 def test_the_bytes_of_a_table_are_pinned(tmp_path):
     store.write_table(tmp_path / "t", {"a": np.array([1.0, 2.0], "f4"), "b": np.array([7], "u1")}, {"version": 1})
     header = (
-        b'{"__metadata__": {"alignvis": "{\\"version\\": 1}"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, '
+        b'{"__metadata__": {"alignvis": "{\\"version\\": 1}"}, '
+        b'"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, '
         b'"b": {"dtype": "U8", "shape": [1], "data_offsets": [8, 9]}}'
     )
     header += b" " * (-len(header) % 8)
@@ -118,7 +122,11 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "t"], preexec_fn=limit, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1 and "needs 0.4 MB and could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and "needs 0.4 MB and could not be written" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -240,7 +248,9 @@ def test_responses_of_other_shapes_are_refused(responses):
 def test_rows_are_joined_by_id_whatever_the_order(features):
     table = store.load_features(features)
     wanted = [IMAGES[i] for i in (5, 0, 3)]
-    assert np.array_equal(table.embeddings[store.rows(table, wanted, Path("w"))], np.arange(24).reshape(6, 4)[[5, 0, 3]])
+    assert np.array_equal(
+        table.embeddings[store.rows(table, wanted, Path("w"))], np.arange(24).reshape(6, 4)[[5, 0, 3]]
+    )
 
 
 def test_images_that_are_missing_are_named(features):

@@ -3,15 +3,37 @@ from alignvis.table import scores_table
 
 def score(**changes) -> dict:
     return {
-        "dataset": "things-eeg2", "simulated": False, "recipe": "alignvis", "validation": "image", "n": 200, "gallery": 200,
-        "repetitions": 80, "encoder": "nice", "features": "a", "aligned": True, "subject": 1, "seed": 0, "top1": 0.5, "top3": 0.6,
-        "top5": 0.7, "median_rank": 1.0, "top1_chance": 0.005, "top3_chance": 0.015, "top5_chance": 0.025,
-        "median_rank_chance": 100.5, **changes,
-    }  # fmt: skip
+        "dataset": "things-eeg2",
+        "simulated": False,
+        "recipe": "alignvis",
+        "validation": "image",
+        "n": 200,
+        "gallery": 200,
+        "repetitions": 80,
+        "encoder": "nice",
+        "features": "a",
+        "aligned": True,
+        "subject": 1,
+        "seed": 0,
+        "top1": 0.5,
+        "top3": 0.6,
+        "top5": 0.7,
+        "median_rank": 1.0,
+        "top1_chance": 0.005,
+        "top3_chance": 0.015,
+        "top5_chance": 0.025,
+        "median_rank_chance": 100.5,
+        **changes,
+    }
 
 
 def test_a_table_by_hand():
-    scores = [score(), score(seed=1, top1=0.6), score(subject=2, top1=0.25), score(features="b", aligned=False, top1=0.9)]
+    scores = [
+        score(),
+        score(seed=1, top1=0.6),
+        score(subject=2, top1=0.25),
+        score(features="b", aligned=False, top1=0.9),
+    ]
     lines = scores_table(scores).splitlines()
     assert lines[0] == "things-eeg2: 200 test responses, each the mean of 80 repetitions, among 200 pictures"
     assert [line.split() for line in lines[5:9]] == [

@@ -52,7 +52,9 @@ def test_the_best_epoch_is_kept_and_it_is_the_one_with_the_lowest_held_out_loss(
     with torch.inference_mode():
         kept = info_nce(encoder(held_out.responses), held_out.features, 1 / recipe.temperature).item()
     assert kept == pytest.approx(min(losses), rel=1e-5)
-    assert [row["best"] for row in history] == [loss < min([float("inf"), *losses[:i]]) for i, loss in enumerate(losses)]
+    assert [row["best"] for row in history] == [
+        loss < min([float("inf"), *losses[:i]]) for i, loss in enumerate(losses)
+    ]
 
 
 def test_training_stops_when_patience_ends():
@@ -109,7 +111,9 @@ def test_the_published_schedule_is_torchs_when_the_loss_is_its_epoch():
 
 def test_the_cosine_falls_from_the_full_rate_to_the_lowest():
     rates = [cosine_rate(i / 100, 3.0, Recipe()) for i in range(101)]
-    assert rates[0] == 2e-4 and rates[100] == pytest.approx(LOWEST_RATE) and rates[50] == pytest.approx((2e-4 + 1e-7) / 2)
+    assert (
+        rates[0] == 2e-4 and rates[100] == pytest.approx(LOWEST_RATE) and rates[50] == pytest.approx((2e-4 + 1e-7) / 2)
+    )
     assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
 
 
@@ -143,7 +147,9 @@ def test_dropout_works_while_training_and_never_while_scoring():
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_the_numbers():
-    with pytest.raises(AlignvisError, match="20 images are left to train on and a batch takes 32; choose a smaller --batch"):
+    with pytest.raises(
+        AlignvisError, match="20 images are left to train on and a batch takes 32; choose a smaller --batch"
+    ):
         fit(linear(), planted(20), planted(10), SHORT, seed=0)
 
 

@@ -1,6 +1,5 @@
 """NICE, the spatio-temporal convolution of most published results, in the order that a machine likes."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, elu
 

@@ -1,0 +1,101 @@
+"""The terminal: where results, news and progress go, how mistakes are shown, how lists of numbers are typed."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alignvis.errors import AlignvisError
+from alignvis.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where results and news go: one JSON object a result on stdout if asked for, all else on stderr."""
+
+    root: Path
+    as_json: bool
+    quiet: bool
+    verbose: bool
+    bars: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            click.echo(text, err=True)
+
+    def result(self, value: dict[str, Any], text: str) -> None:
+        click.echo(json.dumps(value, ensure_ascii=False, default=str) if self.as_json else text)
+
+    def bar(self) -> Progress:
+        """A progress bar a text: a new text closes the last bar and opens the next."""
+        if self.quiet:
+            return silent
+        from tqdm import tqdm
+
+        bars = self.bars
+
+        def progress(done: int, total: int, text: str, note: str = "") -> None:
+            if text not in bars:
+                self.close()
+                bars[text] = tqdm(total=total, desc=text, file=sys.stderr, delay=1, mininterval=0.2, dynamic_ncols=True)
+            bars[text].set_postfix_str(note, refresh=False)
+            bars[text].update(done - bars[text].n)
+            if done >= total:
+                bars.pop(text).close()
+
+        return progress
+
+    def close(self) -> None:
+        """End the bar that is drawn, so that what is said next has a line of its own."""
+        while self.bars:
+            self.bars.popitem()[1].close()
+
+
+class Commands(click.Group):
+    """Lets the global flags stand behind a command's name too, and shows the user's mistakes as sentences."""
+
+    FLAGS = ("--json", "--quiet", "-v", "--verbose")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        front = [arg for arg in args if arg in self.FLAGS]
+        rest = [arg for arg in args if arg not in self.FLAGS]
+        return super().parse_args(ctx, front + rest)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AlignvisError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise click.ClickException("stopped; run the same command again to go on") from error
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                raise
+            raise click.ClickException(f"{error.filename or 'the file system'}: {error.strerror}") from error
+
+
+class Numbers(click.ParamType):
+    """``1``, ``1,3`` or ``1-4``: numbers and ranges with both ends."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        chosen: list[int] = []
+        for part in value.split(","):
+            match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
+            if not match or int(match[2] or match[1]) < int(match[1]):
+                self.fail(f"{value!r} is not a number, a list like 1,3 or a range like 1-4", param, ctx)
+            chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(chosen) > 10_000:
+            self.fail(f"{value!r} names {len(chosen)} numbers, which is more than anything here has", param, ctx)
+        return tuple(dict.fromkeys(chosen))

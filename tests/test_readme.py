@@ -1,0 +1,85 @@
+"""The README stays true: each of its commands is run, here or by .ci/run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from alignvis import store
+from alignvis.cli import main
+from alignvis.images.catalogue import CATALOGUE
+from tests.vit_files import adapted, as_dino, random_model, read, write
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+SMALL = ["--concepts", "16", "--test", "10", "--test-repetitions", "1", "--noise", "1"]
+
+
+def run(line: str, *more: str) -> str:
+    words = shlex.split(line)
+    assert words[0] == "alignvis"
+    result = CliRunner().invoke(main, [*words[1:], *more])
+    assert result.exit_code == 0, f"{line}: {result.output}"
+    return result.stdout
+
+
+def block(start: str) -> list[str]:
+    (found,) = [block for block in BLOCKS if block.startswith(start)]
+    return found.strip().splitlines()
+
+
+def test_two_commands_do_all_the_set_up_and_ci_runs_them():
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    single = [text.strip() for text in BLOCKS if text.count("\n") == 1]
+    assert single == ["pip install . && alignvis demo", 'pip install -e ".[test]" && pytest']
+    assert all(command in ci for command in single)
+    assert len(BLOCKS) == 4, "a new block of commands needs a test of its own"
+
+
+def test_without_a_dataset_the_commands_lead_from_nothing_to_a_score(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = block("alignvis simulate")
+    more = {"simulate": SMALL, "train": ["--batch", "32", "--epochs", "1"]}
+    for line in lines:
+        printed = run(line, *next((words for command, words in more.items() if f" {command} " in line), []))
+        if line.endswith(" eval"):
+            assert "SIMULATED" in printed and "lowlevel" in printed
+    (python,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(python, "README.md", "exec"), {})
+
+
+def test_with_a_dataset_three_commands_without_an_option_answer_the_question(tmp_path, monkeypatch):
+    """The default pair of encoders from files in the official layouts, with random weights, at its full size."""
+    monkeypatch.chdir(tmp_path)
+    run("alignvis --quiet simulate things-eeg2 --out .", *SMALL)
+    row = CATALOGUE["dreamsim_synclr_vitb16"]
+    architecture = row.branches[0].architecture
+    official = as_dino(read(write(random_model(architecture), tmp_path / "hub")))
+    path = tmp_path / "weights" / row.sources[0].file
+    path.parent.mkdir(parents=True)
+    torch.save({"model": {f"module.visual.{name}": tensor for name, tensor in official.items()}}, path)
+    adapted(tmp_path / "weights" / row.adapter.file, [architecture], alpha=32.0)
+    prepare, extract, train, evaluate = block("alignvis prepare")
+    run(prepare.replace("/data/things-eeg2/raw", "raw"))
+    run(extract)
+    run(train)
+    printed = run(evaluate)
+    assert re.search(r"nice +dreamsim_synclr_vitb16 +yes", printed) and re.search(
+        r"nice +dreamsim_synclr_vitb16_noalign +no", printed
+    )
+    table = store.load_features(tmp_path / "features/things-eeg2-simulated/dreamsim_synclr_vitb16.safetensors")
+    assert [Path(file["file"]).name for file in table.document["weights"]] == [
+        "synclr_vit_b_16.pth", "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("alignvis ")])
+def test_every_option_that_is_named_exists(line):
+    words = [word for word in shlex.split(line)[1:] if word.startswith("-")]
+    command = next(word for word in shlex.split(line)[1:] if word in main.commands)
+    known = {option for group in (main, main.commands[command]) for param in group.params for option in param.opts}
+    assert set(words) <= known
