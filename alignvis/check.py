@@ -9,7 +9,7 @@ import numpy as np
 from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.pairs import average
-from alignvis.runs import load_encoder, read_record
+from alignvis.runs import changed_inputs, load_encoder, read_record
 
 Row = tuple[dict[str, Any], str]
 
@@ -29,12 +29,14 @@ def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
     found = list(paths) or [
         *sorted((root / "responses").glob("*/*.safetensors")),
         *sorted((root / "features").glob("*/*.safetensors")),
-        *sorted(path.parent for path in (root / "runs").glob("*/record.json")),
+        *sorted(path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial"),
     ]
     if not found:
         raise AlignvisError(
             f"there are no tables and no runs in {root}; `alignvis prepare` and `alignvis extract` make tables"
         )
+    within = [sorted(path.rglob("*.safetensors")) if _is_shelf(path) else [path] for path in found]
+    found = [path for paths in within for path in paths]
     shown: dict[Path, set[str]] = {}
     for path in found:
         try:
@@ -42,6 +44,11 @@ def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
             yield {"path": str(path), "whole": True, **about}, f"{path}: {text}"
         except AlignvisError as error:
             yield {"path": str(path), "whole": False, "problem": str(error)}, str(error)
+
+
+def _is_shelf(path: Path) -> bool:
+    """A folder that is no run stands for the tables in it."""
+    return path.is_dir() and not (path / "record.json").is_file() and any(path.rglob("*.safetensors"))
 
 
 def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
@@ -96,4 +103,8 @@ def _run(path: Path) -> Row:
     scored = (path / "scores.json").is_file()
     about = {"table": "run", "encoder": record["encoder"], "features": record["features"], "scored": scored}
     text = f"a run of {record['encoder']} on {record['features']}, subject {record['subject']}, seed {record['seed']}"
-    return about, text + (", scored" if scored else "; not scored yet: alignvis eval")
+    changed = [str(table) for table in changed_inputs(path, record)]
+    text += ", scored" if scored else "; not scored yet: alignvis eval"
+    return about | {"changed": changed}, text + (
+        f"; since then {', '.join(changed)} changed: train again" if changed else ""
+    )

@@ -26,7 +26,7 @@ NUMBERS = Numbers()
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a result on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress and no news.")
-@click.option("-v", "--verbose", is_flag=True, help="Every epoch and every file.")
+@click.option("-v", "--verbose", is_flag=True, help="Every epoch.")
 @click.pass_context
 def main(ctx: click.Context, root: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Which picture was it? Decode vision from EEG, MEG and fMRI with human-aligned image models.
@@ -40,17 +40,15 @@ def main(ctx: click.Context, root: Path, as_json: bool, quiet: bool, verbose: bo
 
 @main.command()
 @click.option("--fast", is_flag=True, help="Fewer pictures and trials: half a minute instead of two.")
-@click.option(
-    "--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for everything that the demo makes."
-)
+@click.option("--out", type=FOLDER, help="Folder for everything that it makes.  [default: demo, or demo-fast]")
 @click.pass_obj
-def demo(screen: Screen, fast: bool, out: Path) -> None:
+def demo(screen: Screen, fast: bool, out: Path | None) -> None:
     """Go the whole way on a simulated subject; nothing is downloaded."""
     from alignvis.demo import run_demo
     from alignvis.memory import keep_freed_memory
 
     keep_freed_memory()
-    result = run_demo(out, fast=fast, say=screen.say, progress=screen.bar())
+    result = run_demo(out or Path("demo-fast" if fast else "demo"), fast=fast, say=screen.say, progress=screen.bar())
     screen.result(result, result["text"])
 
 
@@ -72,15 +70,18 @@ def demo(screen: Screen, fast: bool, out: Path) -> None:
     "--amplitude", type=click.FloatRange(0), default=2.0, show_default=True, help="Of the response to a factor, uV."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier simulation that was made otherwise.")
 @click.pass_obj
 def simulate(screen: Screen, dataset: str, out: Path, subject: tuple[int, ...], **sizes: Any) -> None:
-    """Write a fake DATASET in the published layout, with drawn pictures and a known ceiling."""
+    """Write a fake dataset in the published layout.
+
+    With drawn pictures, and the known ceiling beside the data.
+    """
     from alignvis.recordings.simulate import simulate_things_eeg2
 
     made = simulate_things_eeg2(out, subjects=subject, progress=screen.bar(), **sizes)
-    following = f"alignvis --root {out} prepare {dataset} --raw {out / 'raw'} --subject {subject[0]}"
-    screen.say(f"wrote a simulated {dataset} to {out}; next: {following}")
-    screen.result(made, f"simulated subjects {', '.join(map(str, subject))} in {out}")
+    screen.result(made, f"wrote a simulated {dataset} to {out}: subjects {', '.join(map(str, subject))}")
+    screen.following(f"prepare {dataset} --raw {out / 'raw'} --subject {subject[0]}", out)
 
 
 @main.command()
@@ -128,42 +129,46 @@ def prepare(
     float32: bool,
     overwrite: bool,
 ) -> None:
-    """Turn raw recordings of DATASET into one responses table a subject."""
+    """Turn raw recordings into one responses table a subject."""
     from alignvis.recordings.things_eeg2 import dataset_name, prepare
 
     for number in subject:
         name = dataset_name(raw, number)
-        out = screen.root / "responses" / name / f"sub-{number:02d}.safetensors"
-        if out.exists() and not overwrite:
-            screen.say(f"{out} is there already and was kept; --overwrite makes it again")
-            continue
         made = prepare(
             raw,
             subject=number,
             images=images or screen.root / "images" / name,
-            out=out,
+            out=screen.root / "responses" / name / f"sub-{number:02d}.safetensors",
             sessions=sessions,
             channels=channels,
             sfreq=sfreq,
             repetitions=repetitions,
             dtype="float32" if float32 else "float16",
+            overwrite=overwrite,
             progress=screen.bar(),
         )
         for warning in made["warnings"]:
             screen.say(f"note: {warning}")
-        screen.say("next: alignvis extract")
-        screen.result(made, f"wrote {out}")
+        screen.result(made, f"{'kept' if made['kept'] else 'wrote'} {made['path']}")
+    screen.following("extract")
 
 
 def _device(name: str) -> str:
     import torch
 
+    if name == "cuda" and not torch.cuda.is_available():
+        raise AlignvisError("there is no CUDA device that torch can use here; choose --device cpu or auto")
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+def _image_sets(folder: Path) -> list[Path]:
+    """Every folder that holds something, without hidden ones."""
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir() and any(path.iterdir()))
 
 
 @main.command()
@@ -195,14 +200,14 @@ def extract(
     overwrite: bool,
     device: str,
 ) -> None:
-    """Embed pictures with image encoders, once: a features table an encoder."""
+    """Embed pictures once: one features table an encoder."""
     from alignvis.images import catalogue
     from alignvis.images.extract import extract
     from alignvis.memory import keep_freed_memory
 
     keep_freed_memory()
     ids = tuple(dict.fromkeys(encoders)) or catalogue.DEFAULT
-    folders = [images] if images else sorted(path for path in (screen.root / "images").glob("*") if path.is_dir())
+    folders = [images] if images else _image_sets(screen.root / "images")
     if not folders:
         raise AlignvisError(
             f"there are no pictures in {screen.root / 'images'}; put an image set there, or name one with --images"
@@ -211,6 +216,9 @@ def extract(
         catalogue.load(id, screen.root / "weights", given=weights, download=not offline, progress=screen.bar())
         for id in ids
     ]
+    for encoder in loaded:
+        if encoder.row.warning:
+            screen.say(f"note: {encoder.row.id}: {encoder.row.warning}")
     for folder in folders:
         out = screen.root / "features" / folder.resolve().name
         made = extract(
@@ -230,7 +238,8 @@ def extract(
             screen.result(
                 row, f"{'kept' if row['kept'] else 'wrote'} {row['table']}: {row['images']} images x {row['dim']}"
             )
-    screen.say("next: alignvis train --subject 1")
+    if not images:
+        screen.following("train --subject 1")
 
 
 @main.command()
@@ -269,7 +278,7 @@ def train(
     device: str,
     **changes: Any,
 ) -> None:
-    """Train a brain encoder for every combination of subjects, features and seeds asked for."""
+    """Train on every combination of subjects, features and seeds."""
     from alignvis.grid import train_grid
     from alignvis.memory import keep_freed_memory
 
@@ -296,7 +305,7 @@ def train(
             f"{run}: best epoch {best['epoch'] + 1} of {len(record['history'])}, "
             f"held-out top-1 {best['held_out_top1']:.1%} among {len(record['split']['validation'])}",
         )
-    screen.say("next: alignvis eval")
+    screen.following("eval")
 
 
 @main.command(name="eval")
@@ -305,11 +314,16 @@ def train(
 @DEVICE
 @click.pass_obj
 def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: str) -> None:
-    """Score RUNS by retrieval of the test images.  [default: all runs in ROOT/runs]"""
+    """Score RUNS by retrieval of the test images.
+
+    Without RUNS: all in ROOT/runs. Runs that have a score are read.
+    """
     from alignvis.grid import score_all
     from alignvis.table import scores_table
 
-    scores = score_all(screen.root, runs, overwrite=overwrite, device=_device(device), progress=screen.bar())
+    scores = score_all(
+        screen.root, runs, overwrite=overwrite, device=_device(device), say=screen.say, progress=screen.bar()
+    )
     if screen.as_json:
         for score in scores:
             screen.result(score, "")
@@ -332,7 +346,10 @@ def list_(screen: Screen, what: str) -> None:
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_obj
 def check(screen: Screen, paths: tuple[Path, ...]) -> None:
-    """Say what PATHS hold, whether they are whole, and what fits what.  [default: all tables and runs in ROOT]"""
+    """Say what PATHS hold, if they are whole, what fits what.
+
+    Without PATHS: all tables and runs in ROOT.
+    """
     from alignvis.check import check_all
 
     bad = 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignvis import store
+from alignvis import files
 from alignvis.figures import show_retrievals
 from alignvis.grid import score_all, train_grid
 from alignvis.images import catalogue
@@ -68,7 +68,7 @@ def run_demo(
     scores = score_all(out, [run for run, _ in runs], progress=progress)
     picture = out / "retrievals.png"
     show_retrievals([run for run, _ in runs], images, picture)
-    ceiling = store.read_json(Path(simulated["raw"]) / "sub-01" / "ceiling.json")
+    ceiling = files.read_json(Path(simulated["raw"]) / "sub-01" / "ceiling.json")
     seconds = time.perf_counter() - begun
     text = (
         f"{scores_table(scores)}\n"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from safetensors.numpy import load_file
 
-from alignvis import store
+from alignvis import files, store
 from alignvis.runs import read_record
 
 HIT, MISS = "#0072B2", "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
@@ -52,7 +52,7 @@ def show_retrievals(runs: Sequence[Path], images: Path, out: Path, *, queries: i
     brain = "SIMULATED brain" if records[0]["simulated"] else records[0]["dataset"]
     about = f"{brain}, subject {records[0]['subject']}: the first {queries} of {len(ids)} test pictures"
     figure.suptitle(f"{about}; the right one has a thick frame", fontsize=FONT + 2)
-    with store.whole_file(out) as partial:
+    with files.whole_file(out) as partial:
         figure.savefig(partial, dpi=150, format="png")
 
 

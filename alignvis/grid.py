@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.runs import evaluate_run, read_record, run_name, train_run
+from alignvis.runs import changed_inputs, evaluate_run, read_record, read_scores, run_name, train_run
 from alignvis.store import Responses
 from alignvis.training import RECIPES, Recipe
 
@@ -17,6 +18,9 @@ def choose_recipe(name: str, changes: dict[str, Any]) -> tuple[str, Recipe]:
     """Take a recipe by name and change single numbers of it; the name tells what was changed."""
     if name not in RECIPES:
         raise AlignvisError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
+    for key, value in changes.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise AlignvisError(f"--{key} {value} is not a number to train with; choose a finite one")
     changes = {key: value for key, value in changes.items() if getattr(RECIPES[name], key) != value}
     return "+".join([name, *(f"{key}-{value}" for key, value in changes.items())]), replace(RECIPES[name], **changes)
 
@@ -27,6 +31,10 @@ def find_responses(root: Path, subject: int, dataset: str | None = None) -> list
     Raises:
         AlignvisError: when there is none; the sentence names the command that makes one.
     """
+    if dataset is not None and Path(dataset).name != dataset:
+        raise AlignvisError(
+            f"--dataset {dataset!r} is not the name of a folder in {root / 'responses'}; name one without a path"
+        )
     found = sorted((root / "responses").glob(f"{dataset or '*'}/sub-{subject:02d}.safetensors"))
     if not found:
         raise AlignvisError(
@@ -57,9 +65,10 @@ def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) 
                 store.rows(
                     store.load_features(named[0]), [*responses.train_images, *responses.test_images], responses.path
                 )
+            there = sorted({document["encoder"] for document in tables.values()})
             raise AlignvisError(
-                f"there are no features of {encoder!r} in {root / 'features'}; "
-                f"make them with: alignvis extract --encoder {encoder}"
+                f"there are no features of {encoder!r} in {root / 'features'} "
+                f"(there are: {', '.join(there) or 'none'}); make them with: alignvis extract --encoder {encoder}"
             )
     if not fitting:
         if tables:
@@ -101,10 +110,18 @@ def train_grid(
     found: dict[Path, dict[str, Any]] = {}
     for responses_path in [path for subject in subjects for path in find_responses(root, subject, dataset)]:
         responses = store.load_responses(responses_path)
+        if responses_path.stem != f"sub-{responses.document['subject']:02d}":
+            raise AlignvisError(
+                f"{responses_path} holds subject {responses.document['subject']}; give the file its own name back"
+            )
         for features_path in find_features(root, responses, features):
             table = store.load_features(features_path)
             for seed in seeds:
                 out = root / "runs" / run_name(responses, table, encoder, name, seed)
+                if out in found:
+                    raise AlignvisError(
+                        f"{features_path} is a second table of {table.document['encoder']!r} that fits; keep only one"
+                    )
                 found[out] = {}
                 if not out.exists() or overwrite:
                     todo.append((out, responses_path, features_path, seed))
@@ -143,12 +160,20 @@ def train_grid(
 
 
 def score_all(
-    root: Path, runs: Sequence[Path] = (), *, overwrite: bool = False, device: str = "cpu", progress: Progress = silent
+    root: Path,
+    runs: Sequence[Path] = (),
+    *,
+    overwrite: bool = False,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Score runs that have no score yet, and read the scores of those that do.
 
     Args:
         runs: folders of runs, or their names in ``root/runs``; none means all.
+        say: told of scores that should not be taken at face value: of tables that have changed since, or of an encoder
+            that gives nearly every response the same answer.
     """
     chosen = [run if run.is_dir() else root / "runs" / run for run in runs]
     chosen = chosen or sorted(
@@ -158,8 +183,16 @@ def score_all(
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
     scores = []
     for done, run in enumerate(chosen, start=1):
-        scored = run / "scores.json"
-        score = store.read_json(scored) if scored.is_file() and not overwrite else evaluate_run(run, device=device)
+        kept = (run / "scores.json").is_file() and not overwrite
+        record = read_record(run)
+        score = read_scores(run, record) if kept else evaluate_run(run, device=device)
+        for table in changed_inputs(run, record) if kept else ():
+            say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
+        if score["answers"] <= max(1, score["n"] // 20):
+            say(
+                f"note: {run} named only {score['answers']} different pictures for {score['n']} responses: "
+                "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
+            )
         scores.append({"run": str(run), **score})
         progress(done, len(chosen), "scoring runs")
     return scores

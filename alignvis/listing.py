@@ -1,5 +1,6 @@
 """What can be named in a command."""
 
+import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -13,11 +14,13 @@ Row = tuple[dict[str, Any], str]
 def image_encoders() -> list[Row]:
     """Every image encoder: its id, dimension, twin, and what one should know of it."""
     rows: list[Row] = []
+    width = max(map(len, CATALOGUE))
     for row in CATALOGUE.values():
         about = {key: getattr(row, key) for key in ("id", "family", "dim", "aligned", "twin", "licence", "paper")}
         about |= {"files": [source.file for source in row.sources], "note": row.warning or row.uncertain}
         side = f"aligned, twin {row.twin}" if row.aligned else "not aligned"
-        rows.append((about, f"{row.id:45} {row.dim:5}  {side}" + (f"  ({about['note']})" if about["note"] else "")))
+        note = textwrap.fill(about["note"] or "", 100, initial_indent=" " * 4, subsequent_indent=" " * 4)
+        rows.append((about, f"{row.id:{width}} {row.dim:5}  {side}" + (f"\n{note}" if note else "")))
     return rows
 
 

@@ -3,11 +3,13 @@
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import alignvis
-from alignvis import store
+from alignvis import files, store
 from alignvis.encoders import build
 from alignvis.errors import AlignvisError
 from alignvis.pairs import Pairs, average, split
@@ -25,14 +27,40 @@ from alignvis.progress import Progress, silent
 from alignvis.retrieval import ranks, similarity, ties, top_k
 from alignvis.stats import wilson
 from alignvis.store import Features, Responses
-from alignvis.training import Recipe, fit
+from alignvis.training import RECIPES, Recipe, fit
 
 TOP = (1, 3, 5)
+NUMBER = (int, float)
+TABLE = {"path": str, "fingerprint": str}
+RECORD = {  # what the record of a run must hold for it to be scored and listed
+    **{key: str for key in ("dataset", "encoder", "features", "weights_sha256")},
+    **{key: int for key in ("version", "subject", "seed")},
+    **{key: bool for key in ("simulated", "aligned")},
+    "twin": (str, NoneType),
+    "shape": {"channels": int, "times": int, "dim": int},
+    "recipe": {"name": str, "normalisation": str, "validation": str},
+    "inputs": {"responses": TABLE, "features": TABLE},
+    "split": {"train": [str], "validation": [str]},
+    "history": [{"epoch": int, "best": bool, "held_out_top1": NUMBER}],
+    "seconds": NUMBER,
+}
+SCORES = {
+    **{key: str for key in ("dataset", "encoder", "features", "recipe", "validation", "weights_sha256")},
+    **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
+    **{key: bool for key in ("simulated", "aligned")},
+    **{key: NUMBER for key in ("median_rank", "median_rank_chance")},
+    **{f"top{k}{what}": NUMBER for k in TOP for what in ("", "_chance")},
+    **{f"top{k}_interval": [NUMBER] for k in TOP},
+}
 
 
 def run_name(responses: Responses, features: Features, encoder: str, recipe_name: str, seed: int) -> str:
     """The folder of a run, from what tells it apart from others."""
     about = responses.document
+    names = {responses.path: about["dataset"], features.path: features.document["encoder"]}
+    for path, name in names.items():
+        if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+            raise AlignvisError(f"{path} calls itself {name!r}, which cannot be part of a folder's name; make it again")
     subject, image_encoder = f"sub-{about['subject']:02d}", features.document["encoder"]
     return "_".join([about["dataset"], subject, image_encoder, encoder, recipe_name, f"seed-{seed}"])
 
@@ -43,8 +71,8 @@ def train_run(
     out: Path,
     *,
     encoder: str = "nice",
-    recipe: Recipe,
-    recipe_name: str,
+    recipe: Recipe = RECIPES["alignvis"],
+    recipe_name: str | None = None,
     seed: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
@@ -59,7 +87,7 @@ def train_run(
     Args:
         responses_path, features_path: the two tables; joined by image id. The test images are not read.
         out: new folder of the run; one that is there is replaced with ``overwrite``, once the new one is whole.
-        recipe, recipe_name: what to do, and what it is called in tables.
+        recipe, recipe_name: what to do, and what it is called in tables: by default its name in `RECIPES`, or "own".
         report: called after each epoch with its row of the history.
 
     Returns:
@@ -68,11 +96,13 @@ def train_run(
     Raises:
         AlignvisError: when the tables do not fit together, there are too few images, or training diverges.
     """
+    responses_path, features_path, out = Path(responses_path), Path(features_path), Path(out)
     if out.exists() and not overwrite:
         raise AlignvisError(
             f"{out} exists, and a run never overwrites another unasked; remove it, or ask for --overwrite"
         )
     started = time.perf_counter()
+    recipe_name = recipe_name or next((name for name, known in RECIPES.items() if known == recipe), "own")
     responses, features = store.load_responses(responses_path), store.load_features(features_path)
     order = store.rows(features, responses.train_images, responses.path)
     fitted_rows, held_out_rows = split(responses.train_images, recipe.validation, recipe.share, seed)
@@ -125,7 +155,8 @@ def train_run(
     try:
         partial.mkdir(parents=True)
         _save(network.cpu().state_dict(), partial / "weights.safetensors", {"table": "weights", "encoder": encoder})
-        store.write_json(partial / "record.json", record)
+        record["weights_sha256"] = store.fingerprint(partial / "weights.safetensors")
+        files.write_json(partial / "record.json", record)
         if out.exists():
             shutil.rmtree(out)
         os.rename(partial, out)
@@ -147,6 +178,7 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
         AlignvisError: when the run is not whole, its tables are gone or have changed since, or a test image was
             trained on.
     """
+    run = Path(run)
     record = read_record(run)
     responses = store.load_responses(_input(run, record, "responses"))
     features = store.load_features(_input(run, record, "features"))
@@ -170,6 +202,7 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
         key: record[key]
         for key in ("dataset", "simulated", "subject", "encoder", "features", "aligned", "twin", "seed")
     }
+    scores |= {"weights_sha256": record["weights_sha256"]}
     scores |= {"recipe": record["recipe"]["name"], "validation": record["recipe"]["validation"]}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
     for k in TOP:
@@ -180,9 +213,10 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
         "median_rank_chance": (size + 1) / 2,
         "ties": ties(similarities, targets),
     }
+    scores["answers"] = similarities.argmax(dim=1).unique().numel()  # different pictures named first
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
     _save({"similarity": similarities}, run / "similarity.safetensors", {"table": "similarity", **ids})
-    store.write_json(run / "scores.json", scores)
+    files.write_json(run / "scores.json", scores)
     return scores
 
 
@@ -192,11 +226,8 @@ def read_record(run: Path) -> dict[str, Any]:
         raise AlignvisError(f"there is no run {run}; `alignvis train` makes runs")
     if not (run / "record.json").is_file():
         raise AlignvisError(f"{run} is not a run: it has no record.json; name a folder that `alignvis train` made")
-    record = store.read_json(run / "record.json")
-    wanted = {"version": int, "inputs": dict, "split": dict, "recipe": dict, "shape": dict, "encoder": str}
-    wrong = [
-        key for key, kind in wanted.items() if not isinstance(record, dict) or not isinstance(record.get(key), kind)
-    ]
+    record = files.read_json(run / "record.json")
+    wrong = [key for key, pattern in RECORD.items() if not files.fits(record, {key: pattern})]
     if wrong:
         raise AlignvisError(
             f"{run / 'record.json'} does not state {', '.join(wrong)} as a run's record does; train again"
@@ -208,33 +239,58 @@ def read_record(run: Path) -> dict[str, Any]:
     return record
 
 
+def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Read the scores of a run; what `evaluate_run` did not write for these weights is refused with a sentence."""
+    scores = files.read_json(run / "scores.json")
+    wrong = [key for key, pattern in SCORES.items() if not files.fits(scores, {key: pattern})]
+    if wrong or scores["weights_sha256"] != record["weights_sha256"]:
+        what = f"do not state {', '.join(wrong)}" if wrong else "are of other weights"
+        raise AlignvisError(f"the scores in {run} {what}; score it again with: alignvis eval --overwrite")
+    return scores
+
+
 def load_encoder(run: Path, record: dict[str, Any]) -> nn.Module:
     """Build a run's brain encoder with its trained weights, on the CPU."""
-    network = build(record["encoder"], **record["shape"])
     path = run / "weights.safetensors"
     try:
+        network = build(record["encoder"], **record["shape"])
         network.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        if store.fingerprint(path) != record["weights_sha256"]:
+            raise RuntimeError("the record states other ones")
+    except (SafetensorError, OSError, RuntimeError, MemoryError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         raise AlignvisError(
             f"{path} does not hold the weights of this run's {record['encoder']} ({reason}); train again"
         ) from error
     return network
 
 
+def changed_inputs(run: Path, record: dict[str, Any]) -> list[Path]:
+    """Find the tables that a run was trained on and that have changed, or gone, since."""
+    paths = {kind: _path(run, record, kind) for kind in ("responses", "features")}
+    return [
+        path
+        for kind, path in paths.items()
+        if not path.is_file() or store.fingerprint(path) != record["inputs"][kind]["fingerprint"]
+    ]
+
+
 def _input(run: Path, record: dict[str, Any], kind: str) -> Path:
     """Find a table that a run was trained on, and make sure that it is still the same."""
-    stated = record["inputs"][kind]
-    path = Path(os.path.normpath(run / stated["path"]))
+    path = _path(run, record, kind)
     store.read_document(path, kind)
-    if store.fingerprint(path) != stated["fingerprint"]:
+    if path in changed_inputs(run, record):
         raise AlignvisError(f"{path} has changed since {run} was trained on it; restore it, or train again")
     return path
 
 
+def _path(run: Path, record: dict[str, Any], kind: str) -> Path:
+    return Path(os.path.normpath(run / record["inputs"][kind]["path"]))
+
+
 def _save(tensors: dict[str, torch.Tensor], path: Path, document: dict[str, Any]) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with store.whole_file(path) as partial:
+    with files.whole_file(path) as partial:
         save_file(
             tensors, partial, {"alignvis": json.dumps({"version": store.VERSION, **document}, ensure_ascii=False)}
         )

@@ -10,22 +10,30 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from alignvis.errors import AlignvisError
+from alignvis.files import fits, open_alone, partial_name
 
 VERSION = 1
 HEADER_LIMIT = 100 * 2**20  # bytes; the limit that safetensors itself sets
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1")}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+FIELDS: dict[str, dict[str, Any]] = {  # of a document, by the kind of its table
+    "features": {"encoder": str, "aligned": bool, "twin": (str, NoneType), "images": [str]},
+    "responses": {"dataset": str, "subject": int, "channels": [str], "train_images": [str], "test_images": [str]},
+    "similarity": {"queries": [str], "gallery": [str]},
+}
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (numpy dtype, shape)
 
@@ -80,36 +88,44 @@ def begin(path: Path, layout: Layout, document: Mapping[str, Any]) -> dict[str, 
         The tensors, mapped for reading and writing. A new file reads as zeros.
 
     Raises:
-        AlignvisError: when the disk has no room; nothing is left behind then.
+        AlignvisError: when the disk has no room, and nothing is left behind then; when another process is writing
+            this table.
     """
-    partial = _partial(path)
+    partial = partial_name(path)
     header = _header(layout, document)
     size = 8 + len(header) + sum(_bytes(dtype, shape) for dtype, shape in layout.values())
-    if not _continues(partial, header, size):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open_alone(partial)
+    except OSError as error:
+        raise AlignvisError(f"{path} could not be written ({error.strerror}); choose another --root") from error
+    with file:
+        start = struct.pack("<Q", len(header)) + header
+        if os.fstat(file.fileno()).st_size != size or file.read(len(start)) != start:
+            try:
+                file.truncate(0)
                 # Room is taken now: a full disk met later, through the map, would kill the process with a signal.
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size)
                 else:
                     file.truncate(size)
-                file.write(struct.pack("<Q", len(header)) + header)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise AlignvisError(
-                f"{path} needs {size / 1e6:,.1f} MB and could not be written ({error.strerror}); nothing was kept; "
-                "free some room or choose another --root"
-            ) from error
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    return _map(partial, "r+")
+                file.seek(0)
+                file.write(start)
+                file.flush()
+            except BaseException as error:
+                partial.unlink(missing_ok=True)
+                if isinstance(error, OSError):
+                    raise AlignvisError(
+                        f"{path} needs {size / 1e6:,.1f} MB and could not be written ({error.strerror}); nothing was "
+                        "kept; free some room or choose another --root"
+                    ) from error
+                raise
+        return _map(file, path, "r+")
 
 
 def commit(path: Path) -> None:
     """Give a filled table its name: flushed to the disk first, so the name never stands for less than the whole."""
-    partial = _partial(path)
+    partial = partial_name(path)
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -117,14 +133,13 @@ def commit(path: Path) -> None:
 
 def discard(path: Path) -> None:
     """Remove what an interrupted call left of a table."""
-    _partial(path).unlink(missing_ok=True)
+    partial_name(path).unlink(missing_ok=True)
 
 
 def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str, Any]) -> None:
     """Write a table that fits in memory, whole or not at all."""
-    discard(path)
+    maps = begin(path, {name: (array.dtype.str, array.shape) for name, array in arrays.items()}, document)
     try:
-        maps = begin(path, {name: (array.dtype.str, array.shape) for name, array in arrays.items()}, document)
         for name, array in arrays.items():
             maps[name][...] = array
             maps[name].flush()
@@ -134,41 +149,7 @@ def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str
         raise
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; what is written there becomes ``path`` when the block ends well."""
-    partial = _partial(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, (OSError, SafetensorError)):  # the library wraps what the operating system says
-            reason = getattr(error, "strerror", None) or error
-            raise AlignvisError(f"{path} could not be written ({reason}); nothing was kept") from error
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write one JSON document, whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON document; a file that is not one is refused with a sentence."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AlignvisError(f"there is no file {path}") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise AlignvisError(f"{path} is not readable as JSON ({error}); restore it or make it again") from error
 
 
 def load_features(path: Path) -> Features:
@@ -238,7 +219,8 @@ def read_table(
         expected: tensors that must be there: name -> (safetensors dtypes allowed, number of dimensions).
     """
     document = read_document(path, kind)
-    arrays = _map(path, "r")
+    with open(path, "rb") as file:
+        arrays = _map(file, path, "r")
     for name, (codes, dimensions) in expected.items():
         if name not in arrays:
             raise AlignvisError(f"{path} has no tensor called {name!r}, which every {kind} table has; make it again")
@@ -261,7 +243,7 @@ def read_document(path: Path, kind: str | None = None) -> dict[str, Any]:
             text = (file.metadata() or {}).get("alignvis")
     except (SafetensorError, OSError, ValueError) as error:
         raise AlignvisError(
-            f"{path} is not a whole safetensors file ({error}); it may be truncated: make it again"
+            f"{path} is not a whole safetensors file ({error}); it is truncated or of another kind: make it again"
         ) from error
     if text is None:
         raise AlignvisError(
@@ -280,19 +262,24 @@ def read_document(path: Path, kind: str | None = None) -> dict[str, Any]:
         )
     if kind is not None and document.get("table") != kind:
         raise AlignvisError(f"{path} is a {document.get('table')!r} table; a {kind!r} table was expected here")
+    fields = FIELDS.get(str(document.get("table")), {})
+    wrong = [key for key, pattern in fields.items() if not fits(document, {key: pattern})]
+    if wrong:
+        raise AlignvisError(f"{path}: its header does not state {', '.join(wrong)} as it should; make it again")
     return document
 
 
 def fingerprint(path: Path) -> str:
-    """Identify a table by its header and by the digests of what it was made from (hex sha256)."""
-    digest = hashlib.sha256()
+    """Identify a table by all its bytes (hex sha256)."""
+    status = Path(path).stat()
+    return _digest(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: str, inode: int, size: int, changed: int) -> str:
+    """Read a file once as long as it stays the same: a grid of runs asks for the same tables again and again."""
     with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        digest.update(file.read(length))
-    for name, array in sorted(_map(path, "r").items()):
-        if name.endswith(".sha256"):
-            digest.update(array.tobytes())
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rows(table: Features, wanted: Sequence[str], wanted_by: Path) -> NDArray[np.int64]:
@@ -320,10 +307,6 @@ def rows(table: Features, wanted: Sequence[str], wanted_by: Path) -> NDArray[np.
 # --- the bytes -------------------------------------------------------------------------------------------------------
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
-
-
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object))
 
@@ -336,23 +319,20 @@ def _header(layout: Layout, document: Mapping[str, Any]) -> bytes:
         end = position + _bytes(dtype, shape)
         entries[name] = {"dtype": CODES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [position, end]}
         position = end
-    text = json.dumps(entries, ensure_ascii=False).encode()
+    try:
+        text = json.dumps(entries, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        name = error.object[max(0, error.start - 20) : error.end + 20]
+        raise AlignvisError(f"there is a name that is not UTF-8 (near {name!r}); rename it") from error
     assert len(text) < HEADER_LIMIT, "a header of this size would be refused on reading"
     return text + b" " * (-len(text) % 8)
 
 
-def _continues(partial: Path, header: bytes, size: int) -> bool:
-    if not partial.is_file() or partial.stat().st_size != size:
-        return False
-    with open(partial, "rb") as file:
-        return file.read(8 + len(header)) == struct.pack("<Q", len(header)) + header
-
-
-def _map(path: Path, mode: str) -> dict[str, np.memmap]:
+def _map(file: IO[bytes], path: Path, mode: str) -> dict[str, np.memmap]:
     """Map every tensor of a file that safetensors has accepted, or that we have just laid out."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        entries = json.loads(file.read(length))
+    file.seek(0)
+    (length,) = struct.unpack("<Q", file.read(8))
+    entries = json.loads(file.read(length))
     arrays = {}
     for name, entry in entries.items():
         if name == "__metadata__":
@@ -363,14 +343,12 @@ def _map(path: Path, mode: str) -> dict[str, np.memmap]:
         if 0 in shape:  # the operating system has no empty maps
             arrays[name] = np.empty(shape, dtype)
         else:
-            arrays[name] = np.memmap(path, dtype, mode, 8 + length + entry["data_offsets"][0], shape)
+            arrays[name] = np.memmap(file, dtype, mode, 8 + length + entry["data_offsets"][0], shape)
     return arrays
 
 
 def _ids(path: Path, document: Mapping[str, Any], key: str, count: int) -> list[str]:
-    ids = document.get(key)
-    if not isinstance(ids, list) or not all(isinstance(image, str) for image in ids):
-        raise AlignvisError(f"{path}: its header has no list of image ids called {key!r}; make it again")
+    ids = document[key]
     if len(ids) != count:
         raise AlignvisError(f"{path} has {count} rows but names {len(ids)} images under {key!r}; make it again")
     if len(set(ids)) != len(ids):

@@ -82,14 +82,17 @@ def _over_subjects(subjects: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, .
         for key in ("top1", "top3", "top5", "median_rank")
     }
     count = len(subjects)
+    if count < 3 or not np.std(means["top1"]):  # t over two subjects spans everything, over equal ones nothing
+        return (*_shares(means["top1"], None, means["top3"], means["top5"]), _rank(means["median_rank"]))
     half = t.ppf(0.975, count - 1) * np.std(means["top1"], ddof=1) / sqrt(count)
     middle = np.mean(means["top1"])
     interval = (max(0.0, middle - half), min(1.0, middle + half))
     return (*_shares(means["top1"], interval, means["top3"], means["top5"]), _rank(means["median_rank"]))
 
 
-def _shares(top1: Sequence[float], interval: tuple[float, float], *others: Sequence[float]) -> tuple[str, ...]:
-    return (_spread(top1), f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}", *(_spread(other) for other in others))
+def _shares(top1: Sequence[float], interval: tuple[float, float] | None, *others: Sequence[float]) -> tuple[str, ...]:
+    text = "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+    return (_spread(top1), text, *(_spread(other) for other in others))
 
 
 def _spread(shares: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """The terminal: where results, news and progress go, how mistakes are shown, how lists of numbers are typed."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -53,6 +54,11 @@ class Screen:
 
         return progress
 
+    def following(self, command: str, root: Path | None = None) -> None:
+        """Name the next command, ready to be pasted."""
+        root = root or self.root
+        self.say(f"next: alignvis {'' if root == Path('.') else f'--root {root} '}{command}")
+
     def close(self) -> None:
         """End the bar that is drawn, so that what is said next has a line of its own."""
         while self.bars:
@@ -60,13 +66,21 @@ class Screen:
 
 
 class Commands(click.Group):
-    """Lets the global flags stand behind a command's name too, and shows the user's mistakes as sentences."""
+    """Lets the global options stand behind a command's name too, and shows the user's mistakes as sentences."""
 
     FLAGS = ("--json", "--quiet", "-v", "--verbose")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        front = [arg for arg in args if arg in self.FLAGS]
-        rest = [arg for arg in args if arg not in self.FLAGS]
+        front: list[str] = []
+        rest: list[str] = []
+        words = iter(args)
+        for word in words:
+            if word in self.FLAGS or word.startswith("--root="):
+                front.append(word)
+            elif word == "--root":
+                front += [word, *(value for value in [next(words, None)] if value is not None)]
+            else:
+                rest.append(word)
         return super().parse_args(ctx, front + rest)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -76,6 +90,8 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
             raise click.ClickException("stopped; run the same command again to go on") from error
+        except BrokenPipeError:  # whoever read the output has seen enough
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (or closing it at the end would complain)
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Higher may import lower, never the other way round; parts of one level leave each other alone unless named below.
 LEVELS = {
-    "errors": 0, "progress": 0, "memory": 0,
+    "errors": 0, "progress": 0, "memory": 0, "files": 0,
     "terminal": 1,
     "store": 1, "pickles": 1, "loss": 1, "retrieval": 1, "stats": 1, "encoders": 1,
     "pairs": 2, "training": 2, "images": 2, "recordings": 2,
@@ -25,7 +25,7 @@ LEVELS = {
     "demo": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
-WITHIN = {("progress", "errors"), ("loss", "retrieval"), ("training", "pairs")}
+WITHIN = {("progress", "errors"), ("files", "errors"), ("loss", "retrieval"), ("training", "pairs")}
 ONLY_IN = {
     "mne": ("recordings/",),
     "h5py": ("recordings/",),

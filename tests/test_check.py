@@ -33,7 +33,10 @@ def test_what_is_broken_is_told_and_the_rest_is_looked_at(tmp_path):
     arrays["test"][3, 1, 2, 4] = np.nan
     save_file(arrays, responses, {"alignvis": json.dumps(document)})
     write_features(root / "features/tiny/same.safetensors", np.ones((3, 2)), ["a", "b", "c"], encoder="same")
-    rows = list(check_all(root, [responses, root / "nothing", root, features, root / "features/tiny/same.safetensors"]))
+    (root / "runs").mkdir()
+    rows = list(
+        check_all(root, [responses, root / "nothing", root / "runs", features, root / "features/tiny/same.safetensors"])
+    )
     assert [row["whole"] for row, _ in rows] == [False, False, False, True, True]
     assert (
         "not finite in channel O2" in rows[0][1] and "there is no file" in rows[1][1] and "is not a run" in rows[2][1]

@@ -55,7 +55,7 @@ QUICK = ("--encoder", "linear", "--batch", 32, "--epochs", 2)
 
 def test_from_raw_files_to_a_score(root):
     trained = run("--root", root, "train", "--subject", 1, "--seed", "0-1", *QUICK)
-    assert trained.stdout.count("best epoch") == 4 and "next: alignvis eval" in trained.stderr
+    assert trained.stdout.count("best epoch") == 4 and f"next: alignvis --root {root} eval" in trained.stderr
     table = run("--root", root, "eval").stdout
     assert f"{DATASET} (SIMULATED brain): 10 test responses, each the mean of 8 repetitions, among 10 pictures" in table
     assert re.search(r"linear +lowlevel +no +1 +2 ", table) and re.search(r"linear +untrained_vit +no +1 +2 ", table)
@@ -78,6 +78,34 @@ def test_what_is_there_is_kept_unless_asked_otherwise(simulated):
     assert "kept" in run("--root", simulated, "extract", "--encoder", "lowlevel").stdout
     run("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1, "--overwrite")
     assert table.read_bytes() == before  # the same files give the same bytes
+
+
+def test_the_root_may_stand_anywhere_and_the_next_command_can_be_pasted(root):
+    for words in (["--root", root, "check"], ["check", "--root", root], ["check", f"--root={root}"]):
+        assert str(root) in run(*words).stdout
+    assert f"next: alignvis --root {root} eval" in run("train", "--root", root, "--subject", 1, *QUICK).stderr
+
+
+def test_scores_of_tables_that_changed_since_are_marked(root):
+    run("--root", root, "train", "--subject", 1, "--features", "lowlevel", *QUICK)
+    assert "changed" not in run("--root", root, "eval").stderr
+    run("--root", root, "extract", "--encoder", "lowlevel", "--batch", 16, "--overwrite")
+    assert "lowlevel.safetensors has changed or gone since" in run("--root", root, "eval").stderr
+    assert "lowlevel.safetensors changed: train again" in run("--root", root, "check").stdout
+    assert "has changed since" in sentence("--root", root, "eval", "--overwrite")
+
+
+def test_an_encoder_that_says_always_the_same_is_told(root):
+    run("--root", root, "train", "--subject", 1, "--features", "lowlevel", "--batch", 32, "--epochs", 1)
+    score = json.loads(run("--root", root, "eval", "--json").stdout)
+    told = "named only 1 different pictures" in run("--root", root, "eval").stderr
+    assert told == (score["answers"] == 1)
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error(root):
+    command = f"{sys.executable} -m alignvis --root {root} list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("lowlevel") and done.stderr == ""
 
 
 def test_results_are_json_lines_and_everything_else_goes_to_stderr(root):

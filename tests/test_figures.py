@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from safetensors.numpy import save_file
 
-from alignvis import store
+from alignvis import files
 from alignvis.figures import HIT, show_retrievals
 from tests.tables import image_ids
 
@@ -20,19 +20,26 @@ def scored(folder: Path, similarity: np.ndarray, features: str) -> Path:
     save_file(
         {"similarity": similarity.astype("f4")}, folder / "similarity.safetensors", {"alignvis": json.dumps(document)}
     )
+    table = {"path": "", "fingerprint": ""}
     record = {
         "version": 1,
-        "inputs": {},
-        "split": {},
-        "recipe": {},
-        "shape": {},
-        "encoder": "nice",
-        "features": features,
+        "dataset": "tiny",
         "simulated": True,
         "subject": 1,
-        "dataset": "tiny",
+        "encoder": "nice",
+        "features": features,
+        "aligned": False,
+        "twin": None,
+        "seed": 0,
+        "shape": {"channels": 1, "times": 1, "dim": 1},
+        "recipe": {"name": "", "normalisation": "", "validation": ""},
+        "inputs": {"responses": table, "features": table},
+        "split": {"train": [], "validation": []},
+        "history": [],
+        "seconds": 1.0,
+        "weights_sha256": "",
     }
-    store.write_json(folder / "record.json", record)
+    files.write_json(folder / "record.json", record)
     return folder
 
 

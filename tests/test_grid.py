@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignvis import store
+from alignvis import files, store
 from alignvis.errors import AlignvisError
 from alignvis.grid import choose_recipe, find_features, find_responses, score_all, train_grid
 from alignvis.training import RECIPES
@@ -61,7 +61,8 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(root, tmp_path):
     with pytest.raises(AlignvisError, match="no responses of subject 1 .*prepare other --raw"):
         find_responses(root, 1, "other")
     with pytest.raises(
-        AlignvisError, match="no features of 'dreamsim_ensemble' .* alignvis extract --encoder dreamsim_ensemble"
+        AlignvisError,
+        match="no features of 'dreamsim_ensemble' .*lowlevel, twin.* alignvis extract --encoder dreamsim_ensemble",
     ):
         grid(root, features=["dreamsim_ensemble"])
     with pytest.raises(AlignvisError, match="none of the 340 images .* different image sets"):
@@ -84,6 +85,22 @@ def test_a_table_that_lacks_some_images_is_refused_by_name_and_left_out_otherwis
     assert [name.split("_")[2] for name in grid(root)] == ["lowlevel"]
 
 
+def test_a_file_under_a_name_that_is_not_its_own_is_refused(root):
+    (root / "responses/tiny/sub-01.safetensors").replace(root / "responses/tiny/sub-03.safetensors")
+    with pytest.raises(AlignvisError, match="sub-03.safetensors holds subject 1"):
+        grid(root, subjects=[3])
+    table = store.load_features(root / "features/tiny/twin.safetensors")
+    write_features(
+        root / "features/others/twin.safetensors", np.asarray(table.embeddings), table.images, encoder="twin"
+    )
+    with pytest.raises(AlignvisError, match="is a second table of 'twin'"):
+        grid(root, subjects=[2], features=["twin"])
+    with pytest.raises(AlignvisError, match="not the name of a folder"):
+        grid(root, dataset="/tmp")
+    with pytest.raises(AlignvisError, match="--rate nan is not a number"):
+        grid(root, changes={"rate": float("nan")})
+
+
 def test_a_changed_recipe_has_another_name():
     assert choose_recipe("alignvis", {}) == ("alignvis", RECIPES["alignvis"])
     assert choose_recipe("alignvis", {"epochs": 50})[0] == "alignvis"
@@ -100,7 +117,7 @@ def test_all_runs_are_scored_once_and_read_afterwards(root):
     scores = score_all(root)
     assert [Path(score["run"]).name for score in scores] == sorted(names)
     marked = root / "runs" / names[0] / "scores.json"
-    store.write_json(marked, {**store.read_json(marked), "top1": 0.123})
+    files.write_json(marked, {**files.read_json(marked), "top1": 0.123})
     assert score_all(root, [Path(names[0])])[0]["top1"] == 0.123
     assert score_all(root, [root / "runs" / names[0]], overwrite=True)[0]["top1"] != 0.123
     with pytest.raises(AlignvisError, match="there is no run"):

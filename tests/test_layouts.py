@@ -45,7 +45,12 @@ def folders(tmp_path):
         return arrays
 
     def run(**options):
-        options = {"subject": 3, "images": tmp_path / "images", "out": tmp_path / "out" / "t.safetensors"} | options
+        options = {
+            "subject": 3,
+            "images": tmp_path / "images",
+            "out": tmp_path / "out" / "t.safetensors",
+            "overwrite": True,
+        } | options
         summary = prepare(tmp_path / "Preprocessed_data", **options)
         return load_responses(options["out"]), summary
 

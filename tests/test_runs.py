@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from alignvis import runs, store
+from alignvis import files, runs, store
 from alignvis.errors import AlignvisError
-from alignvis.runs import evaluate_run, load_encoder, read_record, train_run
+from alignvis.runs import evaluate_run, load_encoder, read_record, read_scores, run_name, train_run
 from alignvis.training import Recipe
 from tests.tables import planted
 
@@ -119,7 +119,7 @@ def test_a_test_image_that_was_trained_on_is_found_out(root):
     record = read_record(root / "runs" / "one")
     leak = store.load_responses(root / "responses/tiny/sub-01.safetensors").test_images[7]
     record["split"]["validation"].append(leak)
-    store.write_json(root / "runs/one/record.json", record)
+    files.write_json(root / "runs/one/record.json", record)
     with pytest.raises(AlignvisError, match=f"1 test images were used in training .*'{leak}'"):
         evaluate_run(root / "runs" / "one")
 
@@ -175,12 +175,62 @@ def test_what_is_not_a_run_is_refused(root, tmp_path):
         evaluate_run(root)
     record = read_record(run)
     for change, sentence in [({"version": 2}, "newer alignvis"), ({"split": None}, "does not state split")]:
-        store.write_json(run / "record.json", {**record, **change})
+        files.write_json(run / "record.json", {**record, **change})
         with pytest.raises(AlignvisError, match=sentence):
             evaluate_run(run)
     (run / "record.json").write_text("[1]")
-    with pytest.raises(AlignvisError, match="does not state version"):
+    with pytest.raises(AlignvisError, match="does not state dataset"):
         evaluate_run(run)
+
+
+def test_a_record_that_is_wrong_anywhere_is_a_sentence(root):
+    """Every value of the record, at any depth, replaced by something of another kind."""
+    run = root / "runs" / "one"
+    record = read_record(run)
+    record["history"], record["split"] = record["history"][:1], {side: ids[:2] for side, ids in record["split"].items()}
+
+    def spoiled(value):
+        for other in (None, [], "x", {}, -1):
+            if type(other) is not type(value):
+                yield other
+        if isinstance(value, dict):
+            for key in value:
+                yield {k: v for k, v in value.items() if k != key}
+                yield from ({**value, key: other} for other in spoiled(value[key]))
+
+    refused = 0
+    for other in spoiled(record):
+        files.write_json(run / "record.json", other)
+        try:
+            evaluate_run(run)
+        except AlignvisError:
+            refused += 1
+    assert refused > 100
+
+
+def test_scores_and_weights_belong_to_their_run(root):
+    run, other = root / "runs" / "one", root / "runs" / "other"
+    train(root, "other", seed=4)
+    evaluate_run(run)
+    assert read_scores(run, read_record(run))["seed"] == 3
+    shutil.copy(run / "scores.json", other)
+    with pytest.raises(AlignvisError, match="are of other weights"):
+        read_scores(other, read_record(other))
+    shutil.copy(run / "weights.safetensors", other)
+    with pytest.raises(AlignvisError, match="the record states other ones"):
+        evaluate_run(other)
+    files.write_json(run / "scores.json", {"top1": 1.0})
+    with pytest.raises(AlignvisError, match="do not state dataset"):
+        read_scores(run, read_record(run))
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a\nb", "", "a/b", ".hidden"])
+def test_a_table_cannot_place_a_run_outside_its_folder(root, name):
+    path = root / "responses/tiny/sub-01.safetensors"
+    table = store.load_responses(path)
+    evil = replace(table, document={**table.document, "dataset": name})
+    with pytest.raises(AlignvisError, match="cannot be part of a folder's name"):
+        run_name(evil, store.load_features(root / "features/tiny/lowlevel.safetensors"), "nice", "alignvis", 0)
 
 
 def test_weights_that_do_not_fit_are_refused(root):

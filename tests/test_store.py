@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from alignvis import store
+from alignvis import files, store
 from alignvis.errors import AlignvisError
 from tests.tables import CHANNELS, features_document, image_ids, responses_document, write_features, write_responses
 
@@ -73,8 +74,12 @@ def test_a_table_has_no_name_until_it_is_whole_and_goes_on_where_it_stopped(tmp_
     assert not path.exists()
     again = store.begin(path, layout, {"version": 1})["a"]
     assert again.tolist() == [[0, 0], [3, 3], [0, 0], [0, 0]]
+    with pytest.raises(AlignvisError, match="another process is writing .*t.safetensors.partial"):
+        store.begin(path, layout, {"version": 1, "made": "otherwise"})
+    del again
     other = store.begin(path, layout, {"version": 1, "made": "otherwise"})["a"]
     assert not other.any()
+    del other
     store.commit(path)
     assert sorted(file.name for file in path.parent.iterdir()) == ["t.safetensors"]
     assert store.begin(path, layout, {"version": 1})["a"].sum() == 0
@@ -85,7 +90,7 @@ def test_a_table_has_no_name_until_it_is_whole_and_goes_on_where_it_stopped(tmp_
 def test_an_error_while_writing_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="broadcast"):
         store.write_table(tmp_path / "t", {"a": Stubborn(np.zeros(3, "f4"))}, {"version": 1})
-    with pytest.raises(KeyboardInterrupt), store.whole_file(tmp_path / "f") as partial:
+    with pytest.raises(KeyboardInterrupt), files.whole_file(tmp_path / "f") as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -104,7 +109,7 @@ class Stubborn(np.ndarray):
 
 def test_a_whole_file_replaces_the_old_one_only_at_the_end(tmp_path):
     (tmp_path / "f").write_text("old")
-    with store.whole_file(tmp_path / "f") as partial:
+    with files.whole_file(tmp_path / "f") as partial:
         partial.write_text("new")
         assert (tmp_path / "f").read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["f"] and (tmp_path / "f").read_text() == "new"
@@ -182,8 +187,10 @@ def test_what_is_not_a_table_is_refused(tmp_path, features, responses):
         ({"version": "1"}, "does not state a version"),
         ({"images": IMAGES[:-1]}, "has 6 rows but names 5 images"),
         ({"images": [*IMAGES[:-1], IMAGES[0]]}, f"names the image '{IMAGES[0]}' more than once"),
-        ({"images": list(range(6))}, "no list of image ids"),
-        ({"images": None}, "no list of image ids"),
+        ({"images": list(range(6))}, "does not state images"),
+        ({"images": None}, "does not state images"),
+        ({"encoder": 3}, "does not state encoder"),
+        ({"aligned": 1}, "does not state aligned"),
     ],
 )
 def test_a_features_header_that_does_not_fit_is_refused(features, change, sentence):
@@ -220,7 +227,9 @@ def test_features_of_another_type_or_shape_are_refused(features):
     ("change", "sentence"),
     [
         ({"channels": CHANNELS[:2]}, "train has 3 channels but its header does not name 3"),
-        ({"channels": None}, "does not name 3"),
+        ({"channels": None}, "does not state channels"),
+        ({"subject": "1"}, "does not state subject"),
+        ({"dataset": None}, "does not state dataset"),
         ({"train_images": IMAGES[:3]}, "has 6 rows but names 3 images under 'train_images'"),
         ({"test_images": [IMAGES[0], TESTS[0]]}, "1 images are both training and test images .* would not be honest"),
         ({"version": 9}, "update alignvis"),
@@ -261,25 +270,28 @@ def test_images_that_are_missing_are_named(features):
         store.rows(table, TESTS, Path("w"))
 
 
-def test_a_fingerprint_changes_with_header_and_sources_and_with_nothing_else(features):
+def test_a_fingerprint_is_of_all_bytes(features):
+    assert store.fingerprint(features) == hashlib.sha256(features.read_bytes()).hexdigest()
+    embeddings = load_file(features)["embeddings"]
     first = store.fingerprint(features)
-    rewrite(features)
-    save_again = store.fingerprint(features)
-    assert store.fingerprint(features) == save_again
-    rewrite(features, **{"images.sha256": np.full((6, 32), 2, "u1")})
-    changed = store.fingerprint(features)
-    rewrite(features, features_document(IMAGES, encoder="other"))
-    assert len({first, changed, store.fingerprint(features)}) == 3
+    write_features(features, embeddings[::-1], IMAGES)  # the same header, size and digests of pictures
+    assert store.fingerprint(features) != first
+
+
+def test_a_name_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(AlignvisError, match="not UTF-8"):
+        store.write_table(tmp_path / "t", {"a": np.ones(1, "f4")}, {"version": 1, "image_set": "\udcff"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_is_written_whole_and_read_with_a_sentence(tmp_path):
-    store.write_json(tmp_path / "a.json", {"ä": [1, 2.5]})
-    assert store.read_json(tmp_path / "a.json") == {"ä": [1, 2.5]}
+    files.write_json(tmp_path / "a.json", {"ä": [1, 2.5]})
+    assert files.read_json(tmp_path / "a.json") == {"ä": [1, 2.5]}
     with pytest.raises(ValueError):
-        store.write_json(tmp_path / "b.json", float("nan"))
+        files.write_json(tmp_path / "b.json", float("nan"))
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     (tmp_path / "a.json").write_bytes(b"{\xff")
     with pytest.raises(AlignvisError, match="not readable as JSON"):
-        store.read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")
     with pytest.raises(AlignvisError, match="there is no file"):
-        store.read_json(tmp_path / "c.json")
+        files.read_json(tmp_path / "c.json")

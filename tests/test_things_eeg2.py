@@ -41,7 +41,12 @@ def copy(tiny, tmp_path):
     raw, images = (shutil.copytree(folder, tmp_path / folder.name) for folder in tiny)
 
     def run(**options):
-        options = {"sessions": (1, 2), "repetitions": (2, 4), "out": tmp_path / "out" / "t.safetensors"} | options
+        options = {
+            "sessions": (1, 2),
+            "repetitions": (2, 4),
+            "out": tmp_path / "out" / "t.safetensors",
+            "overwrite": True,
+        } | options
         return prepare(raw, **{"subject": 1, "images": images} | options)
 
     return raw, images, run

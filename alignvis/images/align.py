@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from alignvis.errors import AlignvisError
+from alignvis.files import read_json
 from alignvis.images.vit import Architecture
 from alignvis.images.weights import read_arrays, read_tensors, sha256
-from alignvis.store import read_json
 
 PUBLISHED = {  # what every adapter of DreamSim says of itself; another value would ask for another formula
     "peft_type": "LORA",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alignvis.errors import AlignvisError
+from alignvis.files import read_json
 from alignvis.images.align import Affine, read_adapter, read_transform
 from alignvis.images.checkpoints import Tensors, convert, shapes
 from alignvis.images.lowlevel import LowLevel
@@ -15,7 +16,6 @@ from alignvis.images.unpack import has_member
 from alignvis.images.vit import Architecture, ViT
 from alignvis.images.weights import Source, locate, read_tensors, sha256
 from alignvis.progress import Progress, silent
-from alignvis.store import read_json
 
 CONFIGS = {  # files of the Hugging Face hub, and what describes them
     "model.safetensors": "config.json",
@@ -128,6 +128,7 @@ def build(
     Raises:
         AlignvisError: when a file cannot be had, or is not what the row says it is.
     """
+    folder, given = Path(folder), None if given is None else Path(given)
     if not row.branches:
         return ImageEncoder(row, [LowLevel()], None, [])
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignvis.errors import AlignvisError
+from alignvis.files import read_json
 from alignvis.images.ahead import Pixels, decode_ahead
 from alignvis.images.catalogue import ImageEncoder
 from alignvis.images.pixels import GEOMETRIES, pictures, read
 from alignvis.progress import Progress, silent
-from alignvis.store import VERSION, begin, commit, discard, load_features, read_document, read_json, read_table
+from alignvis.store import VERSION, begin, commit, discard, load_features, read_document, read_table
 
 CHECKPOINT = 2.0  # seconds of work that a killed process loses at most
 PART = 64  # pictures whose digests are taken in one go
@@ -288,7 +289,7 @@ def _fill(
                     table.checkpoint()
                 saved = time.monotonic()
             done += rows.stop - rows.start
-            progress(done, len(ids), f"embedding pictures, the last {ids[rows.stop - 1]}")
+            progress(done, len(ids), "embedding pictures", ids[rows.stop - 1])
 
 
 def _to_unit(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -69,6 +69,7 @@ def pictures(images: Path) -> list[str]:
     if not images.is_dir():
         raise AlignvisError(f"{images} is {'a file' if images.exists() else 'missing'}; expected a folder of pictures")
     found = []
+    seen: set[Path] = set()
     for folder, below, files in os.walk(images, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in below:
@@ -76,6 +77,12 @@ def pictures(images: Path) -> list[str]:
                 raise AlignvisError(
                     f"{Path(folder, name)} links to a folder above it, so the pictures never end; remove it"
                 )
+        real = Path(folder).resolve()
+        if real in seen:
+            raise AlignvisError(
+                f"{folder} is {real} once more, by way of a link, so its pictures would count twice; remove it"
+            )
+        seen.add(real)
         chosen = (name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
         found += [Path(folder, name).relative_to(images).as_posix() for name in chosen]
     try:

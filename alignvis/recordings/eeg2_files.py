@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
+from alignvis.files import read_json
 from alignvis.pickles import read_pickled
-from alignvis.store import read_json
 
 PARTS = ("train", "test")
 RAW_FILES = {"train": "raw_eeg_training.npy", "test": "raw_eeg_test.npy"}

@@ -14,7 +14,7 @@ from alignvis.errors import AlignvisError
 from alignvis.progress import Progress
 from alignvis.recordings.eeg2_files import PARTS, Recording
 from alignvis.recordings.epochs import Epoch, chunks, responses
-from alignvis.recordings.sources import hashing
+from alignvis.recordings.sources import hashing, sha256s
 from alignvis.recordings.trials import Plan
 from alignvis.recordings.whiten import covariance, whitener
 
@@ -30,7 +30,7 @@ def fill(
     dtype: str,
     progress: Progress,
 ) -> None:
-    """Fill and name the table; a session whose sources' digests are there is done already."""
+    """Fill and name the table; a session whose sources' digests are there, and still the same, is done already."""
     names, times = document["channels"], cut.matrix.shape[1]
     layout = {part: (dtype, (*plans[part].sessions.shape, len(names), times)) for part in PARTS}
     layout |= {f"{part}.session": ("uint8", plans[part].sessions.shape) for part in PARTS}
@@ -49,14 +49,21 @@ def fill(
 
     for first, session in zip(range(0, len(recordings), len(PARTS)), plans["train"].places, strict=True):
         digests = table["sources.sha256"][first : first + len(PARTS)]
-        if digests.any(axis=1).all():
+        here = {part: recordings[session, part] for part in PARTS}
+        if digests.any(axis=1).all() and np.array_equal(
+            digests, sha256s([recording.path for recording in here.values()])
+        ):
             advance(
                 sum(passes * len(plans[part].places[session].onsets) for part, passes in PASSES.items()), "already done"
             )
             continue
-        here = {part: recordings[session, part] for part in PARTS}
+        digests[...] = 0  # whatever was there is made again
         with hashing([recording.path for recording in here.values()]) as hashes:
-            _fill_session(table, session, here, plans, cut, names, out.parent, advance)
+            try:
+                _fill_session(table, session, here, plans, cut, names, out.parent, advance)
+            except AlignvisError:  # the recording will be another one before this can succeed
+                store.discard(out)
+                raise
             for part in PARTS:
                 table[part].flush()
                 table[f"{part}.session"].flush()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignvis.files import whole_file
 from alignvis.recordings.brain import RATE
-from alignvis.store import whole_file
 
 
 class _Promised:

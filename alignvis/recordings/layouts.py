@@ -18,7 +18,7 @@ from alignvis.errors import AlignvisError
 from alignvis.pickles import read_pickled
 from alignvis.progress import Progress
 from alignvis.recordings.eeg2_files import PARTS, channel_names, channel_rows
-from alignvis.recordings.sources import describe, hashing
+from alignvis.recordings.sources import describe, hashing, sha256s
 from alignvis.recordings.trials import permutation
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
@@ -103,12 +103,17 @@ def convert(
     total, done = sum(len(file.data) for file in files.values()), 0
     for index, (part, file) in enumerate(files.items()):
         digest = table["sources.sha256"][index]
-        if not digest.any():
+        if not (digest.any() and np.array_equal(digest, sha256s([file.path])[0])):
+            digest[...] = 0  # whatever was there is made again
             with hashing([file.path]) as hashes:
                 table[f"{part}.session"][...] = sessions[part]
                 size = max(1, VALUES // file.data[0].size)
                 for first in range(0, len(file.data), size):
-                    _copy(table[part], file, rows, slice(first, first + size))
+                    try:
+                        _copy(table[part], file, rows, slice(first, first + size))
+                    except AlignvisError:  # the file will be another one before this can succeed
+                        store.discard(out)
+                        raise
                     progress(done + min(first + size, len(file.data)), total, f"{part} images")
                 table[part].flush()
                 table[f"{part}.session"].flush()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
+from alignvis.files import read_json, whole_file, write_json
 from alignvis.progress import Progress, silent
 from alignvis.recordings.brain import ELECTRODES, RATE, Brain, drives, make_brain, record
 from alignvis.recordings.ceiling import SEQUENCE, SOA, ceiling
@@ -21,7 +22,6 @@ from alignvis.recordings.eeg2_writer import npy_bytes, write_recording
 from alignvis.recordings.schedule import SESSIONS, concept_halves, sequences
 from alignvis.recordings.stimuli import Pictures, make_pictures, write_pictures
 from alignvis.recordings.trials import TARGET
-from alignvis.store import read_json, whole_file, write_json
 
 IMAGE_SET = "things-eeg2-simulated"
 TRAIN_REPETITIONS = 2  # in one session

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alignvis.files import whole_file
 from alignvis.progress import Progress
 from alignvis.recordings.drawing import FACTORS, jpeg, paint
 from alignvis.recordings.eeg2_files import IMAGE_FOLDERS, PARTS
-from alignvis.store import whole_file
 
 EXEMPLARS = 10  # pictures of one training concept
 SPREAD = 0.7  # of the pictures of a concept around it; concepts have spread 1

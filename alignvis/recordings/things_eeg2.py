@@ -59,6 +59,7 @@ def prepare(
     window: tuple[float, float] = WINDOW,
     repetitions: tuple[int, int] | None = None,
     dtype: str = "float16",
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Turn one subject's recordings into a responses table, in noise standard deviations.
@@ -80,14 +81,15 @@ def prepare(
         repetitions: trials to keep of each (training, test) image in a session; the published (2, 20) by default, or
             what a simulated subject states.
         dtype: "float16" or "float32"; the former is the latter rounded once.
+        overwrite: replace a table that is there; otherwise one made with the same options is kept.
 
     Returns:
-        What was written: path, dataset, shapes, seconds, and ``warnings``, sentences on what was left out or
-            unexpected.
+        What was written: path, dataset, shapes, seconds, ``kept`` (it was there), and ``warnings``, sentences on what
+            was left out or unexpected.
 
     Raises:
-        AlignvisError: when a file is missing or not of this dataset, when an image has too few trials, when a channel
-            is dead or a sample not finite.
+        AlignvisError: when a table made with other options is in the way, when a file is missing or not of this
+            dataset, when an image has too few trials, when a channel is dead or a sample not finite.
 
     Source: the pipeline of github.com/eeyhsong/NICE-EEG, which trims the responses but not their times; here both fit.
     """
@@ -99,6 +101,17 @@ def prepare(
     folder = subject_folder(raw, subject)
     marker = simulation(folder)
     ids = image_ids(images, published=marker is None)
+    asked = {
+        "sessions": sorted(sessions),
+        "channels": channels,
+        "sfreq": sfreq,
+        "window": list(window),
+        "repetitions": repetitions and list(repetitions),
+        "dtype": dtype,
+    }
+    if out.exists() and not overwrite:
+        _refuse_other(out, asked)
+        return _summary(out, True, begun, [])
     about = {
         "version": store.VERSION,
         "table": "responses",
@@ -106,6 +119,7 @@ def prepare(
         "subject": subject,
         "unit": "noise standard deviations",
         "simulated": marker is not None,
+        "asked": asked,
         "versions": {"alignvis": alignvis.__version__, "numpy": np.__version__},
     }
     if layouts.is_preprocessed(folder):
@@ -146,15 +160,33 @@ def prepare(
             "sources": describe([recording.path for recording in recordings.values()], raw),
         }
         fill(out, document, recordings, plans, cut, dtype, progress)
+    return _summary(out, False, begun, warnings)
+
+
+def _refuse_other(out: Path, asked: Mapping[str, Any]) -> None:
+    """A table is kept only if it is what was asked for: 63 channels must never pass for 17."""
+    there = store.read_document(out, "responses").get("asked")
+    if not isinstance(there, dict):
+        raise AlignvisError(f"{out} does not say how it was made; --overwrite replaces it, another --root keeps both")
+    for option, value in asked.items():
+        if there.get(option) != value:
+            raise AlignvisError(
+                f"{out} was made with {option} {there.get(option)}, and {option} {value} is asked for; "
+                "--overwrite replaces it, another --root keeps both"
+            )
+
+
+def _summary(out: Path, kept: bool, begun: float, warnings: list[str]) -> dict[str, Any]:
     table = store.load_responses(out)
     return {
         "path": str(out),
-        "dataset": about["dataset"],
-        "subject": subject,
+        "dataset": table.document["dataset"],
+        "subject": table.document["subject"],
         "train": list(table.train.shape),
         "test": list(table.test.shape),
-        "dtype": dtype,
+        "dtype": str(table.train.dtype),
         "seconds": round(time.monotonic() - begun, 1),
+        "kept": kept,
         "warnings": warnings,
     }
 

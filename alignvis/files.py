@@ -1,0 +1,90 @@
+"""Files: written whole or not at all, by one process at a time, and read with a sentence when they are not right."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from safetensors import SafetensorError
+
+from alignvis.errors import AlignvisError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which by itself keeps a second process from replacing an open file
+    fcntl = None
+
+
+def partial_name(path: Path) -> Path:
+    """What a file is called until it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; what is written there becomes ``path`` when the block ends well."""
+    partial = partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)):  # the library wraps what the operating system says
+            reason = getattr(error, "strerror", None) or error
+            raise AlignvisError(f"{path} could not be written ({reason}); nothing was kept") from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def open_alone(path: Path) -> IO[bytes]:
+    """Open a file for reading and writing, made if need be, that no other process of ours has open in this way.
+
+    The lock lasts as long as the file, and every memory map made from it, is open.
+
+    Raises:
+        AlignvisError: when another process is at work on it.
+    """
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same(path, file):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise AlignvisError(f"another process is writing {path}; run this again when it is done") from error
+        file.close()  # it got its final name, or was removed, between opening and locking
+
+
+def _same(path: Path, file: IO[bytes]) -> bool:
+    return path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document; a file that is not one is refused with a sentence."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AlignvisError(f"there is no file {path}") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise AlignvisError(f"{path} is not readable as JSON ({error}); restore it or make it again") from error
+
+
+def fits(value: Any, pattern: Any) -> bool:
+    """Tell whether a JSON value is of a pattern: a type, a list of one pattern, or a dict of keys that it must have."""
+    if isinstance(pattern, dict):
+        return isinstance(value, dict) and all(key in value and fits(value[key], p) for key, p in pattern.items())
+    if isinstance(pattern, list):
+        return isinstance(value, list) and all(fits(item, pattern[0]) for item in value)
+    return isinstance(value, pattern) and (pattern is bool or not isinstance(value, bool))
