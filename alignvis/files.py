@@ -17,6 +17,9 @@ except ImportError:  # Windows, which by itself keeps a second process from repl
     fcntl = None
 
 
+_HELD: dict[Path, IO[bytes]] = {}  # the files that this process holds; a lock belongs to a process, and so does this
+
+
 def partial_name(path: Path) -> Path:
     """What a file is called until it is whole."""
     return path.with_name(path.name + ".partial")
@@ -46,25 +49,34 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def open_alone(path: Path) -> IO[bytes]:
-    """Open a file for reading and writing, made if need be, that no other process of ours has open in this way.
+def hold(path: Path) -> IO[bytes]:
+    """Open a file for reading and writing, made if need be, that no other process may hold until `release`.
 
-    The lock lasts as long as the file, and every memory map made from it, is open.
+    A process holds a file once, however often it asks: who was interrupted may try again.
 
     Raises:
         AlignvisError: when another process is at work on it.
     """
-    while True:
+    path = Path(os.path.abspath(path))
+    while path not in _HELD or not _same(path, _HELD[path]):
+        release(path)
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same(path, file):
-                return file
         except BlockingIOError as error:
             file.close()
             raise AlignvisError(f"another process is writing {path}; run this again when it is done") from error
-        file.close()  # it got its final name, or was removed, between opening and locking
+        _HELD[path] = file  # unless it got its final name, or was removed, between opening and locking
+    _HELD[path].seek(0)
+    return _HELD[path]
+
+
+def release(path: Path) -> None:
+    """Let other processes hold a file again."""
+    file = _HELD.pop(Path(os.path.abspath(path)), None)
+    if file is not None:
+        file.close()
 
 
 def _same(path: Path, file: IO[bytes]) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from alignvis.errors import AlignvisError
-from alignvis.files import fits, open_alone, partial_name
+from alignvis.files import fits, hold, partial_name, release
 
 VERSION = 1
 HEADER_LIMIT = 100 * 2**20  # bytes; the limit that safetensors itself sets
@@ -96,31 +96,30 @@ def begin(path: Path, layout: Layout, document: Mapping[str, Any]) -> dict[str, 
     size = 8 + len(header) + sum(_bytes(dtype, shape) for dtype, shape in layout.values())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open_alone(partial)
+        file = hold(partial)
     except OSError as error:
         raise AlignvisError(f"{path} could not be written ({error.strerror}); choose another --root") from error
-    with file:
-        start = struct.pack("<Q", len(header)) + header
-        if os.fstat(file.fileno()).st_size != size or file.read(len(start)) != start:
-            try:
-                file.truncate(0)
-                # Room is taken now: a full disk met later, through the map, would kill the process with a signal.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
-                file.seek(0)
-                file.write(start)
-                file.flush()
-            except BaseException as error:
-                partial.unlink(missing_ok=True)
-                if isinstance(error, OSError):
-                    raise AlignvisError(
-                        f"{path} needs {size / 1e6:,.1f} MB and could not be written ({error.strerror}); nothing was "
-                        "kept; free some room or choose another --root"
-                    ) from error
-                raise
-        return _map(file, path, "r+")
+    start = struct.pack("<Q", len(header)) + header
+    if os.fstat(file.fileno()).st_size != size or file.read(len(start)) != start:
+        try:
+            file.truncate(0)
+            # Room is taken now: a full disk met later, through the map, would kill the process with a signal.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            file.seek(0)
+            file.write(start)
+            file.flush()
+        except BaseException as error:
+            discard(path)
+            if isinstance(error, OSError):
+                raise AlignvisError(
+                    f"{path} needs {size / 1e6:,.1f} MB and could not be written ({error.strerror}); nothing was "
+                    "kept; free some room or choose another --root"
+                ) from error
+            raise
+    return _map(file, path, "r+")
 
 
 def commit(path: Path) -> None:
@@ -129,11 +128,13 @@ def commit(path: Path) -> None:
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+    release(partial)
 
 
 def discard(path: Path) -> None:
     """Remove what an interrupted call left of a table."""
     partial_name(path).unlink(missing_ok=True)
+    release(partial_name(path))
 
 
 def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str, Any]) -> None:

@@ -71,10 +71,10 @@ def test_from_raw_files_to_a_score(root):
 def test_what_is_there_is_kept_unless_asked_otherwise(simulated):
     table = simulated / "responses" / DATASET / "sub-01.safetensors"
     before = table.read_bytes()
-    assert (
-        "was kept"
-        in run("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1).stderr
-    )
+    prepare = ("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1)
+    assert f"kept {table}" in run(*prepare).stdout
+    for words, said in ((["--channels", "occipital"], "channels all"), (["--float32"], "dtype float16")):
+        assert f"was made with {said}" in sentence(*prepare, *words)
     assert "kept" in run("--root", simulated, "extract", "--encoder", "lowlevel").stdout
     run("--root", simulated, "prepare", "things-eeg2", "--raw", simulated / "raw", "--subject", 1, "--overwrite")
     assert table.read_bytes() == before  # the same files give the same bytes

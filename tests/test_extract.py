@@ -98,7 +98,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def stop_after(count: int, error: type[BaseException] = KeyboardInterrupt):
     calls = 0
 
-    def progress(done: int, total: int, text: str) -> None:
+    def progress(done: int, total: int, text: str, note: str = "") -> None:
         nonlocal calls
         calls += text.startswith("embedding")
         if calls == count:
@@ -259,7 +259,7 @@ def test_a_killed_process_is_continued_to_the_same_bytes(pictures, whole, tmp_pa
         from alignvis.images import extract
         from tests.test_extract import three
         extract.CHECKPOINT = 0.0
-        def progress(done, total, text):
+        def progress(done, total, text, note=""):
             if done == 8:
                 os.kill(os.getpid(), signal.SIGKILL)
         extract.extract(Path({str(pictures)!r}), three(), Path({str(tmp_path)!r}), batch=4, progress=progress)

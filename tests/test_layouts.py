@@ -162,7 +162,7 @@ def test_an_interrupted_call_is_continued_to_the_same_bytes(folders, tmp_path, m
     assert reports[-1] == (8, 8)
 
 
-def test_a_finished_file_is_not_read_again(folders, tmp_path):
+def test_a_finished_file_is_not_read_again_unless_it_changed(folders, tmp_path):
     run, write = folders
     train, test = write(**KINDS["NICE"])
 
@@ -172,10 +172,16 @@ def test_a_finished_file_is_not_read_again(folders, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(progress=interrupt)
+    texts: set[str] = set()
+    table, _ = run(progress=lambda done, total, text: texts.add(text))
+    assert texts == {"test images"}
+    np.testing.assert_array_equal(table.train, train.astype(np.float32).astype(np.float16))
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=interrupt)
     path = tmp_path / "Preprocessed_data" / "sub-03" / "preprocessed_eeg_training.npy"
     save(path, -train, slow.NICE, KINDS["NICE"]["times"], bare=True)
     table, _ = run()
-    np.testing.assert_array_equal(table.train, train.astype(np.float32).astype(np.float16))
+    np.testing.assert_array_equal(table.train, -train.astype(np.float32).astype(np.float16))
     np.testing.assert_array_equal(table.test, test.astype(np.float32).astype(np.float16))
 
 

@@ -190,15 +190,34 @@ def test_an_interrupted_call_is_continued_to_the_same_bytes(subject, reference, 
     assert progress.reports[-1][0] == progress.reports[-1][1]
 
 
-def test_a_finished_session_is_not_done_again(copy, tmp_path):
+def test_a_finished_session_is_not_done_again_unless_its_recording_changed(copy, tmp_path):
     raw, _, run = copy
+    path, texts = tmp_path / "out" / "t.safetensors", []
     run()
-    whole = (tmp_path / "out" / "t.safetensors").read_bytes()
+    whole = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=Interrupt(4))
+    run(progress=lambda done, total, text: texts.append(text))
+    assert path.read_bytes() == whole
+    assert "already done" in texts and not any(text.startswith("session 1") for text in texts)
     with pytest.raises(KeyboardInterrupt):
         run(progress=Interrupt(4))
     edit(raw / "sub-01" / "ses-01" / "raw_eeg_training.npy", lambda data: np.negative(data[:63], out=data[:63]))
     run()
-    assert (tmp_path / "out" / "t.safetensors").read_bytes() == whole
+    continued = path.read_bytes()
+    run()
+    assert continued == path.read_bytes() != whole
+
+
+def test_a_recording_that_is_refused_leaves_nothing(copy, tmp_path):
+    raw, _, run = copy
+    run()
+    before = (tmp_path / "out" / "t.safetensors").read_bytes()
+    edit(raw / "sub-01" / "ses-02" / "raw_eeg_training.npy", lambda data: data[5].fill(0))
+    with pytest.raises(AlignvisError, match="ses-02"):
+        run()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["t.safetensors"]
+    assert (tmp_path / "out" / "t.safetensors").read_bytes() == before
 
 
 def test_responses_are_on_the_disk_before_a_digest_says_so(copy, monkeypatch):
