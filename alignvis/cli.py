@@ -57,14 +57,14 @@ def demo(screen: Screen, fast: bool, out: Path | None) -> None:
 @click.option("--out", type=FOLDER, required=True, help="New folder for raw/ and images/.")
 @click.option("--subject", type=NUMBERS, default="1", show_default=True, help="Subjects, like 1 or 1-3.")
 @click.option(
-    "--concepts", type=click.IntRange(4), default=60, show_default=True, help="Training concepts, 10 images each."
+    "--concepts", type=click.IntRange(4), default=80, show_default=True, help="Training concepts, 10 images each."
 )
 @click.option("--test", type=click.IntRange(2), default=100, show_default=True, help="Test images, one a concept.")
 @click.option(
     "--test-repetitions", type=click.IntRange(1), default=2, show_default=True, help="Of each test image, a session."
 )
 @click.option(
-    "--noise", type=click.FloatRange(0, min_open=True), default=6.0, show_default=True, help="SD of the EEG noise, uV."
+    "--noise", type=click.FloatRange(0, min_open=True), default=1.5, show_default=True, help="SD of the EEG noise, uV."
 )
 @click.option(
     "--amplitude", type=click.FloatRange(0), default=2.0, show_default=True, help="Of the response to a factor, uV."

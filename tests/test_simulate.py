@@ -13,7 +13,7 @@ from alignvis.recordings.ceiling import epoch_matrix
 from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.simulate import simulate_things_eeg2
 
-SMALL = {"concepts": 2, "test": 3, "test_repetitions": 1, "lead": 0.25, "tail": 0.85}
+SMALL = {"concepts": 2, "test": 3, "test_repetitions": 1, "noise": 6.0, "lead": 0.25, "tail": 0.85}
 SET = "images/things-eeg2-simulated"
 TARGET = 99999
 
@@ -246,7 +246,7 @@ def test_other_parameters_are_refused_unless_overwritten(small, tmp_path):
     with pytest.raises(AlignvisError, match="seed 0 instead of 4"):
         simulate_things_eeg2(tmp_path / "out", **SMALL, seed=4)
     with pytest.raises(AlignvisError, match="noise 6.0 instead of 1.0"):
-        simulate_things_eeg2(tmp_path / "out", **SMALL, noise=1.0)
+        simulate_things_eeg2(tmp_path / "out", **SMALL | {"noise": 1.0})
     simulate_things_eeg2(tmp_path / "out", **SMALL, seed=4, overwrite=True)
     simulate_things_eeg2(tmp_path / "new", **SMALL, seed=4)
     assert (tmp_path / "out/raw/sub-09/mine.npy").read_text() == "real"
