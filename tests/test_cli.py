@@ -190,6 +190,18 @@ def test_tables_that_do_not_fit(root):
     )
 
 
+def test_a_device_that_is_not_there_is_a_sentence(root, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for words in (("train", "--subject", 1, *QUICK), ("eval",), ("extract", "--encoder", "lowlevel", "--overwrite")):
+        assert "CUDA" in sentence("--root", root, *words, "--device", "cuda")
+
+
+def test_hidden_and_empty_folders_are_no_image_sets(root):
+    for name in (".hidden", "empty"):
+        (root / "images" / name).mkdir()
+    assert run("--root", root, "extract", "--encoder", "lowlevel").stdout.count("kept") == 1
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -347,3 +347,13 @@ def test_the_margin_rule_in_figures():
         assert apply(GEOMETRIES["clip"], ramp)[0, 0, 0] == even
         assert apply(GEOMETRIES["hf-clip"], ramp)[0, 0, 0] == floor
         assert math.isclose(apply(GEOMETRIES["clip"], ramp)[0, -1, 0], even + 223)
+
+
+def test_a_folder_that_is_reached_twice_is_refused(tmp_path):
+    """Two folders that link to each other would otherwise be walked through for ever, their pictures counted again."""
+    for name, other in (("p", "q"), ("q", "p")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "picture.jpg").write_bytes(b"x")
+        (tmp_path / "set" / name / "link").symlink_to(tmp_path / "set" / other)
+    with pytest.raises(AlignvisError, match="once more, by way of a link"):
+        pictures(tmp_path / "set")

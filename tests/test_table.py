@@ -36,18 +36,18 @@ def test_a_table_by_hand():
     ]
     lines = scores_table(scores).splitlines()
     assert lines[0] == "things-eeg2: 200 test responses, each the mean of 80 repetitions, among 200 pictures"
-    assert [line.split() for line in lines[5:9]] == [
+    assert [line.split() for line in lines[6:10]] == [
         "nice b no 1 1 90.0 85.1 to 93.4 60.0 70.0 1".split(),
         "nice a yes 1 2 55.0 ± 7.1 48.1 to 61.7 60.0 ± 0.0 70.0 ± 0.0 1".split(),
         "nice a yes 2 1 25.0 19.5 to 31.4 60.0 70.0 1".split(),
         "nice a yes all 2 40.0 ± 21.2 - 60.0 ± 0.0 70.0 ± 0.0 1".split(),
     ]
-    assert lines[9] == "chance: top-1 0.5%, top-3 1.5%, top-5 2.5%, median rank 100.5"
+    assert lines[10] == "chance: top-1 0.5%, top-3 1.5%, top-5 2.5%, median rank 100.5"
 
 
 def test_the_interval_over_subjects_is_students():
     lines = scores_table([score(subject=s, top1=top1) for s, top1 in ((1, 0.5), (2, 0.6), (3, 0.4))]).splitlines()
-    assert "50.0 ± 10.0  25.2 to 74.8" in lines[8]  # 4.303 * 10 / sqrt(3) = 24.8
+    assert "50.0 ± 10.0  25.2 to 74.8" in lines[9]  # 4.303 * 10 / sqrt(3) = 24.8
 
 
 def test_only_like_stands_beside_like_and_simulated_data_say_so():
