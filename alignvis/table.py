@@ -55,7 +55,7 @@ def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
             f"{about['dataset']}{simulated}: {about['n']} test responses, "
             f"each the mean of {about['repetitions']} repetitions, among {about['gallery']} pictures",
             f"recipe {about['recipe']}, validation by {about['validation']}",
-            "± SD over seeds, in rows 'all' over subjects; intervals: Wilson over images, in rows 'all' t over subjects",
+            "± SD over seeds ('all': over subjects); intervals: Wilson over images ('all': t over subjects)",
             "",
             *text,
             f"chance: top-1 {one['top1_chance']:.1%}, top-3 {one['top3_chance']:.1%}, top-5 {one['top5_chance']:.1%}, "
