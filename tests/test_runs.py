@@ -47,7 +47,11 @@ def test_the_right_pictures_are_found_among_test_images_that_were_never_seen(roo
 def test_nice_learns_too_and_its_dropout_follows_the_seed(root):
     for name in ("first", "again"):
         train(root, name, encoder="nice", recipe=replace(RECIPE, epochs=12))
-    assert evaluate_run(root / "runs" / "first")["top1"] > 0.25
+    scores = evaluate_run(root / "runs" / "first")
+    assert scores["top1"] > 0.25
+    before = (root / "runs/first/similarity.safetensors").read_bytes()
+    assert evaluate_run(root / "runs" / "first") == scores  # nothing is dropped out, no statistic is of the test batch
+    assert (root / "runs/first/similarity.safetensors").read_bytes() == before
     assert len({(root / "runs" / name / "weights.safetensors").read_bytes() for name in ("first", "again")}) == 1
 
 
