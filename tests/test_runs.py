@@ -73,6 +73,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(root):
         (root / "runs" / name / "weights.safetensors").read_bytes() for name in ("one", "again", "other")
     )
     assert first == again != other
+    held_out = [set(read_record(root / "runs" / name)["split"]["validation"]) for name in ("one", "again", "other")]
+    assert held_out[0] == held_out[1] != held_out[2]
 
 
 def test_a_record_tells_what_was_done(root):
