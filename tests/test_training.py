@@ -75,6 +75,16 @@ def test_the_held_out_loss_is_over_64_candidates_whatever_is_held_out():
     assert row["held_out_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches():
+    encoder, train = linear(), planted(64)
+    with torch.inference_mode():
+        brain = encoder(train.responses)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).split(32)
+    expected = sum(info_nce(brain[rows], train.features[rows], 25.0).item() for rows in order) / 2
+    row = fit(encoder, train, planted(20, seed=1), replace(SHORT, epochs=1, rate=1e-9, schedule="published"), seed=0)[0]
+    assert row["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_loop_is_adamw_written_out():
     """Two steps of one batch each, with torch's pieces called one by one."""
     train, recipe = planted(32), replace(SHORT, epochs=2, decay=0.3, clip=0.01)
