@@ -46,8 +46,7 @@ def read_tensors(path: Path) -> dict:
     if head.startswith(b"PK"):
         with open_archive(path) as archive:
             return read_archive(path, archive)
-    if head.startswith(b"\x80"):
-        return read_legacy(path)
+    # Before the pickles: the length that a safetensors file begins with may begin as a pickle does.
     if len(head) > 8 and head[8:9] == b"{" and (length := int.from_bytes(head[:8], "little")) <= HEADER_BYTES:
         try:
             return safetensors.torch.load_file(path)
@@ -56,6 +55,8 @@ def read_tensors(path: Path) -> dict:
                 f"{path} is a safetensors file that is cut or damaged (it has {size:,} bytes, {length:,} of them "
                 f"announced for its header: {error}); fetch it again"
             ) from error
+    if head.startswith(b"\x80"):
+        return read_legacy(path)
     raise AlignvisError(f"{path} {_looks(head)}")
 
 
