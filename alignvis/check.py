@@ -9,7 +9,7 @@ import numpy as np
 from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.pairs import average
-from alignvis.runs import changed_inputs, load_encoder, read_record
+from alignvis.runs import all_runs, changed_inputs, load_encoder, read_record
 
 Row = tuple[dict[str, Any], str]
 
@@ -29,7 +29,7 @@ def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
     found = list(paths) or [
         *sorted((root / "responses").glob("*/*.safetensors")),
         *sorted((root / "features").glob("*/*.safetensors")),
-        *sorted(path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial"),
+        *all_runs(root),
     ]
     if not found:
         raise AlignvisError(

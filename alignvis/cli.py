@@ -153,16 +153,6 @@ def prepare(
     screen.following("extract")
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise AlignvisError("there is no CUDA device that torch can use here; choose --device cpu or auto")
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
 
@@ -293,7 +283,7 @@ def train(
         seeds=seed,
         changes={key: value for key, value in changes.items() if value is not None},
         overwrite=overwrite,
-        device=_device(device),
+        device=device,
         say=screen.say,
         detail=screen.detail,
         progress=screen.bar(),
@@ -321,9 +311,7 @@ def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: st
     from alignvis.grid import score_all
     from alignvis.table import scores_table
 
-    scores = score_all(
-        screen.root, runs, overwrite=overwrite, device=_device(device), say=screen.say, progress=screen.bar()
-    )
+    scores = score_all(screen.root, runs, overwrite=overwrite, device=device, say=screen.say, progress=screen.bar())
     if screen.as_json:
         for score in scores:
             screen.result(score, "")

@@ -9,7 +9,7 @@ from typing import Any
 from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.runs import changed_inputs, evaluate_run, read_record, read_scores, run_name, train_run
+from alignvis.runs import all_runs, changed_inputs, evaluate_run, read_record, read_scores, run_name, train_run
 from alignvis.store import Responses
 from alignvis.training import RECIPES, Recipe
 
@@ -176,9 +176,7 @@ def score_all(
             that gives nearly every response the same answer.
     """
     chosen = [run if run.is_dir() else root / "runs" / run for run in runs]
-    chosen = chosen or sorted(
-        path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial"
-    )
+    chosen = chosen or all_runs(root)
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
     scores = []

@@ -20,6 +20,7 @@ from torch import nn
 
 import alignvis
 from alignvis import files, store
+from alignvis.device import choose_device
 from alignvis.encoders import build
 from alignvis.errors import AlignvisError
 from alignvis.pairs import Pairs, average, split
@@ -65,6 +66,11 @@ def run_name(responses: Responses, features: Features, encoder: str, recipe_name
     return "_".join([about["dataset"], subject, image_encoder, encoder, recipe_name, f"seed-{seed}"])
 
 
+def all_runs(root: Path) -> list[Path]:
+    """List the whole runs in a root, by name."""
+    return sorted(path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial")
+
+
 def train_run(
     responses_path: Path,
     features_path: Path,
@@ -101,7 +107,7 @@ def train_run(
         raise AlignvisError(
             f"{out} exists, and a run never overwrites another unasked; remove it, or ask for --overwrite"
         )
-    started = time.perf_counter()
+    started, where = time.perf_counter(), choose_device(device)
     recipe_name = recipe_name or next((name for name, known in RECIPES.items() if known == recipe), "own")
     responses, features = store.load_responses(responses_path), store.load_features(features_path)
     order = store.rows(features, responses.train_images, responses.path)
@@ -110,11 +116,9 @@ def train_run(
     dim = features.embeddings.shape[1]
     network = build(encoder, channels=shape[2], times=shape[3], dim=dim, seed=seed)
     prepared = average(responses, "train", recipe.normalisation, network.prepare, progress)
-    pairs = Pairs(prepared, torch.from_numpy(features.embeddings[order])).to(device)
+    pairs = Pairs(prepared, torch.from_numpy(features.embeddings[order])).to(where)
     torch.manual_seed(seed)
-    history = fit(
-        network.to(device), pairs[fitted_rows.to(device)], pairs[held_out_rows.to(device)], recipe, seed, report
-    )
+    history = fit(network.to(where), pairs[fitted_rows.to(where)], pairs[held_out_rows.to(where)], recipe, seed, report)
     record = {
         "version": store.VERSION,
         "dataset": responses.document["dataset"],
@@ -140,7 +144,7 @@ def train_run(
             for side, rows in (("train", fitted_rows), ("validation", held_out_rows))
         },
         "history": history,
-        "device": device,
+        "device": where.type,
         "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started, 3),
         "versions": {
@@ -178,7 +182,7 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
         AlignvisError: when the run is not whole, its tables are gone or have changed since, or a test image was
             trained on.
     """
-    run = Path(run)
+    run, where = Path(run), choose_device(device)
     record = read_record(run)
     responses = store.load_responses(_input(run, record, "responses"))
     features = store.load_features(_input(run, record, "features"))
@@ -192,9 +196,9 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
     network = load_encoder(run, record)
     gallery = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
     queries = average(responses, "test", record["recipe"]["normalisation"], network.prepare, progress)
-    network.eval().to(device)
+    network.eval().to(where)
     with torch.inference_mode():
-        similarities = similarity(network(queries.to(device)).float(), gallery.to(device)).cpu()
+        similarities = similarity(network(queries.to(where)).float(), gallery.to(where)).cpu()
     targets = torch.arange(len(similarities))
     places = ranks(similarities, targets)
     n, size = similarities.shape

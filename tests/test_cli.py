@@ -191,8 +191,13 @@ def test_tables_that_do_not_fit(root):
 
 
 def test_a_device_that_is_not_there_is_a_sentence(root, monkeypatch):
+    run("--root", root, "train", "--subject", 1, *QUICK)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for words in (("train", "--subject", 1, *QUICK), ("eval",), ("extract", "--encoder", "lowlevel", "--overwrite")):
+    for words in (
+        ("train", "--subject", 1, *QUICK, "--overwrite"),
+        ("eval",),
+        ("extract", "--encoder", "lowlevel", "--overwrite"),
+    ):
         assert "CUDA" in sentence("--root", root, *words, "--device", "cuda")
 
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
 from alignvis.files import read_json
 from alignvis.images.ahead import Pixels, decode_ahead
@@ -99,7 +100,7 @@ def extract(
     """
     images, out = Path(images), Path(out)
     ids = pictures(images)
-    where = _device(device)
+    where = choose_device(device)
     names = [encoder.row.id for encoder in encoders]
     if len(set(names)) < len(names) or batch < 1 or (workers or 1) < 1 or precision not in ("fp32", "bf16"):
         raise AlignvisError(
@@ -136,16 +137,6 @@ def extract(
 
 
 # --- which tables ----------------------------------------------------------------------------------------------------
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise AlignvisError(f"the device {name!r} cannot be used here ({reason}); choose cpu, cuda or auto") from error
-    return device
 
 
 def _document(
