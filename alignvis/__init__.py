@@ -13,8 +13,8 @@ _PUBLIC = {
     "prepare": ("alignvis.recordings.things_eeg2", "prepare"),
     "load_encoder": ("alignvis.images.catalogue", "load"),
     "extract": ("alignvis.images.extract", "extract"),
-    "train": ("alignvis.runs", "train_run"),
-    "evaluate": ("alignvis.runs", "evaluate_run"),
+    "train": ("alignvis.train_runs", "train_run"),
+    "evaluate": ("alignvis.scoring", "evaluate_run"),
     "load_features": ("alignvis.store", "load_features"),
     "load_responses": ("alignvis.store", "load_responses"),
 }

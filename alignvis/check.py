@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from alignvis import store
+from alignvis.averaging import average
 from alignvis.errors import AlignvisError
-from alignvis.pairs import average
-from alignvis.runs import all_runs, changed_inputs, load_encoder, read_record
+from alignvis.recipe import Recipe
+from alignvis.runs import all_runs, changed_inputs, load_decoder, read_record
 
 Row = tuple[dict[str, Any], str]
 
@@ -63,7 +64,9 @@ def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
 def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
     table = store.load_responses(path)
     for part in ("train", "test"):
-        average(table, part, "none", lambda responses: responses[:, 0, 0])  # reads and checks every value
+        average(
+            table, part, Recipe(normalisation="none"), lambda responses: responses[:, 0, 0]
+        )  # reads and checks every value
     shown[path] = {*table.train_images, *table.test_images}
     about = {key: table.document.get(key) for key in ("dataset", "subject", "simulated", "sfreq", "unit")}
     about |= {"table": "responses", "train": list(table.train.shape), "test": list(table.test.shape)}
@@ -99,7 +102,7 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
 
 def _run(path: Path) -> Row:
     record = read_record(path)
-    load_encoder(path, record)
+    load_decoder(path, record)
     scored = (path / "scores.json").is_file()
     about = {"table": "run", "encoder": record["encoder"], "features": record["features"], "scored": scored}
     text = f"a run of {record['encoder']} on {record['features']}, subject {record['subject']}, seed {record['seed']}"

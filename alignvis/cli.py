@@ -1,5 +1,6 @@
 """The commands: thin; heavy imports stay inside them."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import click
 
 from alignvis import __version__
 from alignvis.errors import AlignvisError
+from alignvis.recipe import Recipe
 from alignvis.terminal import Commands, Numbers, Screen
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -232,6 +234,18 @@ def extract(
         screen.following("train --subject 1")
 
 
+def recipe_options(command: Any) -> Any:
+    """One option for every entry of a recipe; what is not given stays as the recipe has it."""
+    for entry in reversed(fields(Recipe)):
+        about, kind = entry.metadata, type(entry.default)
+        name = entry.name.replace("_", "-")
+        given: Any = click.Choice(about["choices"]) if about["choices"] else kind
+        flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
+        extra = {} if kind is bool else {"type": given}
+        command = click.option(flag, entry.name, default=None, help=about["help"], **extra)(command)
+    return command
+
+
 @main.command()
 @click.option("--subject", type=NUMBERS, required=True, help="Subjects, like 1 or 1-10.")
 @click.option("--dataset", help="Folder in ROOT/responses.  [default: every one that has the subject]")
@@ -242,33 +256,37 @@ def extract(
     metavar="ID",
     help="Image encoder whose table to train on, any number of times.  [default: every table that fits]",
 )
-@click.option("--encoder", default="nice", show_default=True, help="Brain encoder; see `alignvis list`.")
-@click.option("--recipe", default="alignvis", show_default=True, help="What to do; see `alignvis list`.")
-@click.option(
-    "--validation",
-    type=click.Choice(["image", "concept"]),
-    help="Hold out images or concepts.  [default: the recipe's]",
-)
-@click.option("--epochs", type=click.IntRange(1), help="[default: the recipe's]")
-@click.option("--batch", type=click.IntRange(2), help="[default: the recipe's]")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: the recipe's]")
+@click.option("--encoder", help="Brain encoder; see `alignvis list brain-encoders`.  [default: nice; fMRI: brain-mlp]")
+@click.option("--recipe", default="alignvis", show_default=True, help="What to do; see `alignvis list recipes`.")
 @click.option("--seed", type=NUMBERS, default="0", show_default=True, help="Seeds, like 0 or 0-4.")
+@click.option("--leave-out", is_flag=True, help="Train on all subjects given but one, for each of them.")
+@click.option(
+    "--together", type=click.IntRange(1), help="Runs that step together.  [default: all that fit on a GPU; CPU: 1]"
+)
 @click.option("--overwrite", is_flag=True, help="Train runs again that are there.")
 @DEVICE
+@recipe_options
 @click.pass_obj
 def train(
     screen: Screen,
     subject: tuple[int, ...],
     dataset: str | None,
     wanted: tuple[str, ...],
-    encoder: str,
+    encoder: str | None,
     recipe: str,
     seed: tuple[int, ...],
+    leave_out: bool,
+    together: int | None,
     overwrite: bool,
     device: str,
     **changes: Any,
 ) -> None:
-    """Train on every combination of subjects, features and seeds."""
+    """Train on every combination of subjects, features and seeds.
+
+    Runs that are there are kept, and a run that was interrupted goes on. On several GPUs or machines that share ROOT:
+    `torchrun --nproc-per-node N -m alignvis train ...`. The options from --rate on change single entries of the
+    recipe; by default they are as the recipe says.
+    """
     from alignvis.grid import train_grid
     from alignvis.memory import keep_freed_memory
 
@@ -281,9 +299,11 @@ def train(
         encoder=encoder,
         recipe_name=recipe,
         seeds=seed,
+        leave_out=leave_out,
         changes={key: value for key, value in changes.items() if value is not None},
         overwrite=overwrite,
         device=device,
+        together=together,
         say=screen.say,
         detail=screen.detail,
         progress=screen.bar(),
@@ -308,7 +328,7 @@ def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: st
 
     Without RUNS: all in ROOT/runs. Runs that have a score are read.
     """
-    from alignvis.grid import score_all
+    from alignvis.scoring import score_all
     from alignvis.table import scores_table
 
     scores = score_all(screen.root, runs, overwrite=overwrite, device=device, say=screen.say, progress=screen.bar())

@@ -7,12 +7,13 @@ from typing import Any
 
 from alignvis import files
 from alignvis.figures import show_retrievals
-from alignvis.grid import score_all, train_grid
+from alignvis.grid import train_grid
 from alignvis.images import catalogue
 from alignvis.images.extract import extract
 from alignvis.progress import Progress, silent
 from alignvis.recordings.simulate import IMAGE_SET, simulate_things_eeg2
 from alignvis.recordings.things_eeg2 import prepare
+from alignvis.scoring import score_all
 from alignvis.table import scores_table
 
 # What half a minute and two minutes allow on two cores. A few hundred pictures teach a brain encoder only when the

@@ -1,28 +1,25 @@
 """Every combination asked for: which tables fit together, which runs are there already, which are still to do."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from math import isfinite
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignvis import store
+import torch
+
+from alignvis import files, store
+from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
+from alignvis.plans import Plan, Tables, Wanted, plan, sections
 from alignvis.progress import Progress, silent
-from alignvis.runs import all_runs, changed_inputs, evaluate_run, read_record, read_scores, run_name, train_run
+from alignvis.recipe import Recipe, choose_recipe
+from alignvis.runs import read_record, run_name
 from alignvis.store import Responses
-from alignvis.training import RECIPES, Recipe
+from alignvis.train_runs import Outcome, train_stack
+from alignvis.training import Course
 
-
-def choose_recipe(name: str, changes: dict[str, Any]) -> tuple[str, Recipe]:
-    """Take a recipe by name and change single numbers of it; the name tells what was changed."""
-    if name not in RECIPES:
-        raise AlignvisError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
-    for key, value in changes.items():
-        if isinstance(value, float) and not isfinite(value):
-            raise AlignvisError(f"--{key} {value} is not a number to train with; choose a finite one")
-    changes = {key: value for key, value in changes.items() if getattr(RECIPES[name], key) != value}
-    return "+".join([name, *(f"{key}-{value}" for key, value in changes.items())]), replace(RECIPES[name], **changes)
+Kind = tuple[str, str, Recipe]  # brain encoder, name of the recipe, recipe
 
 
 def find_responses(root: Path, subject: int, dataset: str | None = None) -> list[Path]:
@@ -87,110 +84,206 @@ def train_grid(
     subjects: Sequence[int],
     dataset: str | None = None,
     features: Sequence[str] = (),
-    encoder: str = "nice",
+    encoder: str | None = None,
     recipe_name: str = "alignvis",
     seeds: Sequence[int] = (0,),
+    leave_out: bool = False,
     changes: dict[str, Any],
     overwrite: bool = False,
     device: str = "cpu",
+    together: int | None = None,
     say: Callable[[str], None],
     detail: Callable[[str], None],
     progress: Progress = silent,
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Train every combination of subjects, features and seeds; runs that are there are kept.
 
-    Returns:
-        Every run asked for, its folder and its record.
-
-    Raises:
-        AlignvisError: before anything is trained, when a table is missing or a run of that name had other inputs.
-    """
-    name, recipe = choose_recipe(recipe_name, changes)
-    todo: list[tuple[Path, Path, Path, int]] = []
-    found: dict[Path, dict[str, Any]] = {}
-    for responses_path in [path for subject in subjects for path in find_responses(root, subject, dataset)]:
-        responses = store.load_responses(responses_path)
-        if responses_path.stem != f"sub-{responses.document['subject']:02d}":
-            raise AlignvisError(
-                f"{responses_path} holds subject {responses.document['subject']}; give the file its own name back"
-            )
-        for features_path in find_features(root, responses, features):
-            table = store.load_features(features_path)
-            for seed in seeds:
-                out = root / "runs" / run_name(responses, table, encoder, name, seed)
-                if out in found:
-                    raise AlignvisError(
-                        f"{features_path} is a second table of {table.document['encoder']!r} that fits; keep only one"
-                    )
-                found[out] = {}
-                if not out.exists() or overwrite:
-                    todo.append((out, responses_path, features_path, seed))
-                    continue
-                found[out] = read_record(out)
-                stated = {kind: found[out]["inputs"][kind]["fingerprint"] for kind in ("responses", "features")}
-                if stated != {
-                    "responses": store.fingerprint(responses_path),
-                    "features": store.fingerprint(features_path),
-                }:
-                    raise AlignvisError(
-                        f"{out} was trained on other tables than those there now; --overwrite trains it again"
-                    )
-                say(f"{out} is there already and was kept")
-    for place, (out, responses_path, features_path, seed) in enumerate(todo, start=1):
-
-        def report(row: dict[str, Any], out: Path = out, place: int = place) -> None:
-            note = f"loss {row['loss']:.3f}, held-out {row['held_out_loss']:.3f}, top-1 {row['held_out_top1']:.1%}"
-            progress(row["epoch"] + 1, recipe.epochs, f"run {place} of {len(todo)}", note)
-            detail(f"{out.name} epoch {row['epoch'] + 1}: {note}, rate {row['rate']:.2e}")
-
-        found[out] = train_run(
-            responses_path,
-            features_path,
-            out,
-            encoder=encoder,
-            recipe=recipe,
-            recipe_name=name,
-            seed=seed,
-            device=device,
-            overwrite=overwrite,
-            report=report,
-            progress=progress,
-        )
-    return list(found.items())
-
-
-def score_all(
-    root: Path,
-    runs: Sequence[Path] = (),
-    *,
-    overwrite: bool = False,
-    device: str = "cpu",
-    say: Callable[[str], None] = lambda text: None,
-    progress: Progress = silent,
-) -> list[dict[str, Any]]:
-    """Score runs that have no score yet, and read the scores of those that do.
+    Several processes, on one machine or on many that share the folder, may be asked for the same: each run is trained
+    by the first that takes it, and what a process leaves when it dies is taken by the next call.
 
     Args:
-        runs: folders of runs, or their names in ``root/runs``; none means all.
-        say: told of scores that should not be taken at face value: of tables that have changed since, or of an encoder
-            that gives nearly every response the same answer.
+        encoder: brain encoder; none means nice, or brain-mlp where responses have one time.
+        leave_out: train on all subjects but one, for each of them.
+        together: runs that step together; none means one on a CPU and all that fit on a GPU.
+
+    Returns:
+        Every run that is there at the end, its folder and its record.
+
+    Raises:
+        AlignvisError: before anything is trained, when a table is missing or a run of that name had other inputs;
+            afterwards, when a run failed.
     """
-    chosen = [run if run.is_dir() else root / "runs" / run for run in runs]
-    chosen = chosen or all_runs(root)
-    if not chosen:
-        raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
-    scores = []
-    for done, run in enumerate(chosen, start=1):
-        kept = (run / "scores.json").is_file() and not overwrite
-        record = read_record(run)
-        score = read_scores(run, record) if kept else evaluate_run(run, device=device)
-        for table in changed_inputs(run, record) if kept else ():
-            say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
-        if score["answers"] <= max(1, score["n"] // 20):
-            say(
-                f"note: {run} named only {score['answers']} different pictures for {score['n']} responses: "
-                "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
+    where = choose_device(device)
+    choose_recipe(recipe_name, changes)  # what is wrong with it is said before anything is looked for
+    if overwrite and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise AlignvisError("several processes cannot tell what to overwrite; remove those runs, then train again")
+    asked: dict[Path, tuple[Kind, Wanted]] = {}
+    for subject, tables, queries in _groups(root, subjects, dataset, leave_out):
+        first = store.load_responses(tables[0])
+        fmri = first.train.shape[-1] == 1
+        name, recipe = choose_recipe(recipe_name, changes, "leave-out" if leave_out else "fmri" if fmri else None)
+        kind = (encoder or ("brain-mlp" if fmri else "nice"), name, recipe)
+        for path in find_features(root, first, features):
+            table = store.load_features(path)
+            for seed in seeds:
+                out = root / "runs" / run_name(first.document["dataset"], subject, table, kind[0], name, seed)
+                if out in asked:
+                    raise AlignvisError(
+                        f"{path} is a second table of {table.document['encoder']!r} that fits; keep only one"
+                    )
+                asked[out] = kind, Wanted(out, subject, tables, queries, path, seed)
+    todo: dict[Kind, list[Plan]] = {}
+    for out, (kind, wanted) in asked.items():
+        if out.exists() and not overwrite:
+            _check_kept(wanted)
+            say(f"{out} is there already and was kept")
+        else:
+            todo.setdefault(kind, []).append(plan(wanted, kind[0], kind[2]))
+
+    total, failed = sum(map(len, todo.values())), []
+    (root / "runs").mkdir(parents=True, exist_ok=True)
+    done = 0
+    for kind, plans in todo.items():
+        shelf = partial(Tables, encoder=kind[0], recipe=kind[2], device=where, scratch=root / "runs")
+        shelf = partial(shelf, say=say, progress=progress)
+        for part in _my_turn(list(sections(plans, where))):
+            size = together or (1 if where.type == "cpu" else _fair_share(part))
+            for outcome in _train_part(
+                kind, part, shelf, size, overwrite, say, _reporter(done, total, progress, detail)
+            ):
+                done += 1
+                failed += [outcome] if isinstance(outcome, AlignvisError) else []
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise AlignvisError(f"{failed[0]}{more}; the other {done - len(failed)} runs were not disturbed")
+    there = {out: read_record(out) for out in asked if (out / "record.json").is_file()}
+    if len(there) < len(asked):
+        say(f"note: {len(asked) - len(there)} runs are in the hands of other processes")
+    return list(there.items())
+
+
+def _train_part(
+    kind: Kind,
+    part: Sequence[Plan],
+    shelf: Callable[[Sequence[Plan]], Tables],
+    size: int,
+    overwrite: bool,
+    say: Callable[[str], None],
+    report: Callable[[Sequence[Plan], Course], None],
+) -> Iterator[Outcome]:
+    """Train the runs of one part that no other process takes, up to ``size`` together."""
+    encoder, name, recipe = kind
+    tables = None
+    while taken := _take(part, size, overwrite):
+        try:
+            tables = tables or shelf(part)
+            outcomes = train_stack(
+                taken, tables, encoder, recipe, name, overwrite=overwrite, report=partial(report, taken)
             )
-        scores.append({"run": str(run), **score})
-        progress(done, len(chosen), "scoring runs")
-    return scores
+        except torch.OutOfMemoryError:
+            if len(taken) == 1:
+                raise AlignvisError(
+                    "a single run does not fit into the device's memory; choose a smaller --batch or --device cpu"
+                ) from None
+            size = len(taken) // 2
+            say(f"note: {len(taken)} runs together do not fit into the device's memory; going on with {size}")
+            continue
+        finally:
+            for one in taken:
+                _leave(one.wanted.out)
+        yield from outcomes.values()
+        part = [one for one in part if one.wanted.out not in outcomes]
+
+
+def _reporter(
+    done: int, total: int, progress: Progress, detail: Callable[[str], None]
+) -> Callable[[Sequence[Plan], Course], None]:
+    """Say how far a run is, in a bar and in lines."""
+    first: list[Path] = []
+
+    def report(taken: Sequence[Plan], course: Course) -> None:
+        out, row = taken[course.run].wanted.out, course.history[-1]
+        first.extend(one.wanted.out for one in taken if one.wanted.out not in first)
+        place = done + 1 + first.index(taken[0].wanted.out)
+        note = f"loss {row['loss']:.3f}, held-out {row['held_out_loss']:.3f}, top-1 {row['held_out_top1']:.1%}"
+        runs = f"run {place}" if len(taken) == 1 else f"runs {place} to {place + len(taken) - 1}"
+        progress(row["epoch"] + 1, course.epochs, f"{runs} of {total}", note)
+        detail(f"{out.name} epoch {row['epoch'] + 1}: {note}, rate {row['rate']:.2e}")
+
+    return report
+
+
+def _my_turn(parts: list[list[Plan]]) -> list[list[Plan]]:
+    """Ranks begin in different places, so that they rarely want the same; each goes round once."""
+    start = len(parts) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
+    return parts[start:] + parts[:start]
+
+
+def _fair_share(part: Sequence[Plan]) -> int:
+    return -(-len(part) // int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _groups(
+    root: Path, subjects: Sequence[int], dataset: str | None, leave_out: bool
+) -> list[tuple[int, tuple[Path, ...], Path]]:
+    """Who is asked about, which tables are trained on, and which table is asked."""
+    if not leave_out:
+        found = [(subject, path) for subject in subjects for path in find_responses(root, subject, dataset)]
+        return [(subject, (_own(path, subject),), path) for subject, path in found]
+    if len(subjects) < 2:
+        raise AlignvisError("--leave-out trains on all subjects given but one; give at least two, like --subject 1-10")
+    groups = []
+    paths = {subject: find_responses(root, subject, dataset) for subject in subjects}
+    for folder in sorted({path.parent for found in paths.values() for path in found}):
+        here = {subject: path for subject, found in paths.items() for path in found if path.parent == folder}
+        for subject, path in here.items():
+            others = tuple(_own(other, number) for number, other in here.items() if number != subject)
+            if others:
+                groups.append((subject, others, path))
+    return groups
+
+
+def _own(path: Path, subject: int) -> Path:
+    """A table is what its name says."""
+    stated = store.read_document(path, "responses").get("subject")
+    if stated != subject:
+        raise AlignvisError(f"{path} holds subject {stated}; give the file its own name back")
+    return path
+
+
+def _check_kept(wanted: Wanted) -> None:
+    """Make sure that a run that is there was trained on the tables that are there now."""
+    record = read_record(wanted.out)
+    stated = [table["fingerprint"] for table in (*record["inputs"]["responses"], record["inputs"]["features"])]
+    if stated != [store.fingerprint(path) for path in (*wanted.responses, wanted.features)]:
+        raise AlignvisError(
+            f"{wanted.out} was trained on other tables than those there now; --overwrite trains it again"
+        )
+
+
+def _take(part: Sequence[Plan], size: int, overwrite: bool) -> list[Plan]:
+    """Take up to so many runs that no other process is at work on and that are not there yet."""
+    taken: list[Plan] = []
+    for one in part:
+        if len(taken) == size:
+            break
+        lock = _lock(one.wanted.out)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            files.hold(lock)
+        except AlignvisError:
+            continue
+        if one.wanted.out.exists() and not overwrite:
+            _leave(one.wanted.out)
+        else:
+            taken.append(one)
+    return taken
+
+
+def _leave(out: Path) -> None:
+    _lock(out).unlink(missing_ok=True)  # before it is released: who opened it meanwhile sees that it is gone
+    files.release(_lock(out))
+
+
+def _lock(out: Path) -> Path:
+    return out.with_name(f".{out.name}.lock")

@@ -6,9 +6,22 @@ from typing import Any
 
 from alignvis.encoders import ENCODERS
 from alignvis.images.catalogue import CATALOGUE
-from alignvis.training import RECIPES
+from alignvis.recipe import RECIPES
 
 Row = tuple[dict[str, Any], str]
+
+# What each brain encoder is for, and the fewest samples in time that it takes.
+PURPOSES = {
+    "nice": "EEG, MEG: filters in time, then in space, as most published results have; 75 samples or more",
+    "atms": "EEG, MEG: attention between channels before NICE; slower, for comparison with ATM-S; 2 samples or more",
+    "eegnet": "EEG, MEG: small and fast, the convolutional baseline of the field; 32 samples or more",
+    "eegconformer": "EEG, MEG: convolutions and a transformer over time, for comparison; 34 samples or more",
+    "resnet1d": "EEG, MEG: deep convolutions over time, the slowest, for comparison; a multiple of 128 samples",
+    "lstm": "EEG, MEG: a recurrent network, for comparison; 2 samples or more",
+    "brain-mlp": "fMRI: a wide residual perceptron over all voxels; takes any shape",
+    "eegproject": "EEG, MEG: one flat layer and a residual one, best of recent results on 17 channels; takes any shape",
+    "linear": "any: one linear map, the baseline that every table needs; takes any shape",
+}
 
 
 def image_encoders() -> list[Row]:
@@ -25,8 +38,9 @@ def image_encoders() -> list[Row]:
 
 
 def brain_encoders() -> list[Row]:
-    """Every brain encoder by name."""
-    return [({"name": name}, f"{name:10} {(kind.__doc__ or '').splitlines()[0]}") for name, kind in ENCODERS.items()]
+    """Every brain encoder: its name and what it is for."""
+    width = max(map(len, ENCODERS))
+    return [({"name": name, "note": PURPOSES[name]}, f"{name:{width}}  {PURPOSES[name]}") for name in ENCODERS]
 
 
 def recipes() -> list[Row]:

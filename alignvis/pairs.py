@@ -1,125 +1,185 @@
-"""Responses beside features on one device: averaged once, split by image or by concept, batched without a loader."""
+"""Responses beside features on one device: split by image or by concept, batched for many runs without a loader."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from alignvis.errors import AlignvisError
-from alignvis.progress import Progress, silent
-from alignvis.store import Responses
 
-CHUNK = 512  # images averaged at a time: what bounds the memory beside the result
+AHEAD = 2  # batches gathered beside the one in use, where responses are streamed
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the brain did, beside what was shown; row i of one belongs to row i of the other.
+    """What R runs learn from: which brains, which embeddings, which images. All tensors are on one device.
 
     Attributes:
-        responses: (images, ...) float32, as the encoder's ``prepare`` returned them.
-        features: (images, dim) float32.
+        responses: (tables, images, ...) as the encoder's ``prepare`` returned them, or, if they are ``mixed``,
+            (tables, images, repetitions, ...). Any floating type; batches are float32.
+        features: (tables, images, dim) float32; image i of one is image i of the other.
+        brains: (R, subjects) int64, the tables of responses that each run learns from.
+        embeddings: (R,) int64, the table of features that each run learns.
+        rows: (R, n) int64, the images that each run uses.
+        mixed: how a step mixes the repetitions, a key of `MIXTURES`; none means that they were averaged before.
+        streamed: batches are gathered ahead by a thread, as responses lie in a file or on another device.
     """
 
     responses: Tensor
     features: Tensor
+    brains: Tensor
+    embeddings: Tensor
+    rows: Tensor
+    mixed: str | None = None
+    streamed: bool = False
+
+    @classmethod
+    def of(cls, responses: Tensor, features: Tensor) -> "Pairs":
+        """One run that learns from one table, (images, ...), and one of embeddings, (images, dim)."""
+        zero = torch.zeros(1, dtype=torch.int64, device=responses.device)
+        everything = torch.arange(len(responses), device=responses.device)
+        return cls(responses[None], features[None], zero[None], zero, everything[None])
 
     def __len__(self) -> int:
-        return len(self.responses)
-
-    def __getitem__(self, rows: Tensor | slice) -> "Pairs":
-        return Pairs(self.responses[rows], self.features[rows])
+        """Images that each run uses."""
+        return self.rows.shape[1]
 
     def to(self, device: str | torch.device) -> "Pairs":
-        return Pairs(self.responses.to(device), self.features.to(device))
+        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
-    def batches(self, size: int, generator: torch.Generator) -> Iterator["Pairs"]:
-        """Visit every image once, in a fresh order, and drop the ragged end.
+    def keep(self, runs: Tensor) -> "Pairs":
+        """Go on with these runs only."""
+        runs = runs.to(self.rows.device)
+        return replace(self, brains=self.brains[runs], embeddings=self.embeddings[runs], rows=self.rows[runs])
 
-        Each image comes at most once per batch, so no batch can hold a false negative. Order, rows and result never
-        leave the device: there is nothing here for a worker to do.
+    def batches(
+        self, size: int, generators: Sequence[torch.Generator], device: torch.device | str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Visit every response of every run once, in a fresh order, and drop the ragged end.
+
+        With several subjects an epoch has as many laps, and a lap shows every image once, each from a subject drawn
+        anew: a picture comes at most once a batch, so no batch can hold a false negative. Order, rows and result
+        never leave the device: there is nothing here for a worker to do.
+
+        Args:
+            generators: one a run, on the device of the pairs.
+            device: of the batches; none means where the pairs are.
+
+        Yields:
+            Responses (R, size, ...) and features (R, size, dim), both float32.
         """
-        order = torch.randperm(len(self), generator=generator, device=self.responses.device)
-        for rows in order[: len(self) // size * size].split(size):
-            yield self[rows]
+        found = self._gathered(size, generators)
+        if device is not None and torch.device(device).type != self.rows.device.type:
+            found = (tuple(part.pin_memory().to(device, non_blocking=True) for part in pair) for pair in found)
+        yield from _ahead(found) if self.streamed else found
+
+    def chunks(self, size: int, subject: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Visit the images of every run in order, as seen by the subject at this place; repetitions are averaged."""
+        for rows in self.rows.split(size, dim=1):
+            yield self._batch(self.brains[:, subject : subject + 1].expand_as(rows), rows, None)
+
+    def _gathered(self, size: int, generators: Sequence[torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
+        device, count, subjects = self.rows.device, len(self), self.brains.shape[1]
+        whole = count // size * size
+
+        def shuffled(generator: torch.Generator) -> Tensor:
+            return torch.randperm(count, generator=generator, device=device)
+
+        who = [
+            torch.rand(subjects, count, generator=generator, device=device).argsort(dim=0) if subjects > 1 else None
+            for generator in generators
+        ]
+        for lap in range(subjects):
+            order = torch.stack([shuffled(generator)[:whole] for generator in generators])
+            rows = self.rows.gather(1, order)
+            if subjects > 1:
+                places = torch.stack([place[lap] for place in who if place is not None]).gather(1, order)
+                brains = self.brains.gather(1, places)
+            else:
+                brains = self.brains.expand(-1, whole)
+            shares = None
+            if self.mixed:
+                size_of = (whole, self.responses.shape[2])
+                shares = torch.stack([MIXTURES[self.mixed](*size_of, generator) for generator in generators])
+            for start in range(0, whole, size):
+                here = slice(start, start + size)
+                yield self._batch(brains[:, here], rows[:, here], None if shares is None else shares[:, here])
+
+    def _batch(self, brains: Tensor, rows: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:
+        responses = self.responses[brains, rows].float()
+        if shares is not None:
+            responses = torch.einsum("rbk,rbk...->rb...", shares, responses)
+        elif self.mixed:
+            responses = responses.mean(dim=2)
+        return responses, self.features[self.embeddings[:, None], rows].float()
 
 
-def unit_repetitions(responses: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre every repetition and channel over time and divide by the root of its sum of squares before centring.
-
-    Args:
-        responses: (images, repetitions, channels, times), any unit, as it cancels; at least two times.
-
-    Source: Rajabi et al. (2025), arXiv:2502.03081, as published: the norm is that of the uncentred signal. A flat
-        channel gives zeros instead of their NaN.
-    """
-    norm = np.sqrt(np.square(responses).sum(axis=-1, keepdims=True))
-    return (responses - responses.mean(axis=-1, keepdims=True)) / np.maximum(norm, np.finfo(np.float32).tiny)
-
-
-NORMALISATIONS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
-    "repetition": unit_repetitions,
-    "none": lambda responses: responses,
-}
-
-
-def average(
-    table: Responses,
-    part: str,
-    normalisation: str,
-    prepare: Callable[[Tensor], Tensor],
-    progress: Progress = silent,
-) -> Tensor:
-    """Normalise and average the repetitions of every image, once, and hand the mean to the encoder's ``prepare``.
-
-    Args:
-        part: "train" or "test".
-        normalisation: a key of `NORMALISATIONS`, applied before averaging.
-        prepare: (images, channels, times) float32 to (images, ...), row by row.
+def random_subset(count: int, repetitions: int, generator: torch.Generator) -> Tensor:
+    """Average a random subset of the repetitions, each with one chance in two but one of them for certain.
 
     Returns:
-        What ``prepare`` returns for all images, float32. The table itself is only ever read in chunks.
-
-    Raises:
-        AlignvisError: when a value is not finite, naming the image and channel, or when a channel is zero throughout.
+        (count, repetitions) shares that sum to one.
     """
-    array: NDArray = getattr(table, part)
-    images: list[str] = getattr(table, f"{part}_images")
-    channels: list[str] = table.document["channels"]
-    if normalisation == "repetition" and array.shape[-1] == 1:
-        raise AlignvisError(
-            f"{table.path} has one time a response, which cannot be normalised over time; use a recipe without"
-        )
-    if not len(images):
-        raise AlignvisError(f"{table.path} has no {part} images; prepare the recording again")
-    alive = np.zeros(len(channels), dtype=bool)
-    result: Tensor | None = None
-    for start in range(0, len(images), CHUNK):
-        responses = array[start : start + CHUNK].astype(np.float32)
-        broken = np.argwhere(~np.isfinite(responses.sum(axis=(1, 3))))
-        if len(broken):
-            image, channel = broken[0]
-            raise AlignvisError(
-                f"{table.path}: the {part} response to {images[start + image]!r} is not finite in channel "
-                f"{channels[channel]}; prepare the recording again, or leave that channel out"
-            )
-        alive |= responses.any(axis=(0, 1, 3))
-        prepared = prepare(torch.from_numpy(NORMALISATIONS[normalisation](responses).mean(axis=1)))
-        if result is None:
-            result = prepared.new_empty(len(images), *prepared.shape[1:])
-        result[start : start + CHUNK] = prepared
-        progress(min(start + CHUNK, len(images)), len(images), f"averaging {part} repetitions")
-    if not alive.all():
-        dead = ", ".join(name for name, lives in zip(channels, alive, strict=True) if not lives)
-        raise AlignvisError(
-            f"{table.path}: channel {dead} is zero in every {part} response; leave it out and prepare again"
-        )
-    assert result is not None
-    return result
+    device = generator.device
+    drawn = torch.rand(count, repetitions, generator=generator, device=device) < 0.5
+    sure = torch.rand(count, repetitions, generator=generator, device=device)
+    drawn = (drawn | (sure == sure.amax(dim=1, keepdim=True))).float()
+    return drawn / drawn.sum(dim=1, keepdim=True)
+
+
+def random_pairs(count: int, repetitions: int, generator: torch.Generator) -> Tensor:
+    """Mix two repetitions in a random proportion; of a single one there is nothing to mix.
+
+    Returns:
+        (count, repetitions) shares that sum to one.
+    """
+    device = generator.device
+    order = torch.rand(count, repetitions, generator=generator, device=device).argsort(dim=1)
+    share = torch.rand(count, generator=generator, device=device)[:, None]
+    return torch.where(order == 0, share, 0.0) + torch.where(order == min(1, repetitions - 1), 1 - share, 0.0)
+
+
+MIXTURES = {"subset": random_subset, "pairs": random_pairs}
+
+
+def _ahead(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Let a thread take from an iterator some items ahead of their use, in the same order."""
+    ready: queue.Queue = queue.Queue(AHEAD)
+    stop = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:  # it belongs to whoever waits for the batch
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
 
 
 def concept(image: str) -> str:

@@ -7,21 +7,25 @@ from torch.nn.functional import normalize
 from alignvis.errors import AlignvisError
 
 
-def centre(vectors: Tensor) -> Tensor:
-    """Subtract each vector's own mean over its features and scale it to length one.
+def similarity(queries: Tensor, gallery: Tensor, sides: str = "both", centre: bool = True) -> Tensor:
+    """Compare queries and pictures: (..., queries, dim) and (..., pictures, dim) to (..., queries, pictures).
+
+    As published, each vector's own mean over its features is subtracted and it is scaled to length one, on both sides,
+    so that the product is the Pearson correlation.
 
     Args:
-        vectors: (rows, dim).
+        sides: which vectors are scaled to length one: "both", "image" (the gallery's) or "none".
+        centre: subtract each vector's own mean first.
 
-    Source: the published treatment of both sides, Rajabi et al. (2025), arXiv:2502.03081. The cosine of two such
-        vectors is their Pearson correlation.
+    Source: Rajabi et al. (2025), arXiv:2502.03081; "image" is that of NeuroBridge.
     """
-    return normalize(vectors - vectors.mean(dim=-1, keepdim=True), dim=-1)
-
-
-def similarity(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Correlate every query with every picture: (queries, dim) and (pictures, dim) to (queries, pictures)."""
-    return centre(queries) @ centre(gallery).T
+    if centre:
+        queries, gallery = (vectors - vectors.mean(dim=-1, keepdim=True) for vectors in (queries, gallery))
+    if sides == "both":
+        queries = normalize(queries, dim=-1)
+    if sides != "none":
+        gallery = normalize(gallery, dim=-1)
+    return queries @ gallery.transpose(-1, -2)
 
 
 def ranks(similarities: Tensor, targets: Tensor) -> Tensor:
@@ -46,6 +50,19 @@ def ranks(similarities: Tensor, targets: Tensor) -> Tensor:
         )
     right = similarities.gather(1, targets[:, None])
     return (similarities >= right).sum(dim=1)
+
+
+def named_first(similarities: Tensor) -> Tensor:
+    """Share of queries whose own picture is alone the most similar, where query i belongs to picture i.
+
+    Args:
+        similarities: (..., pictures, pictures). Where one is not finite, nothing is named.
+
+    Returns:
+        (...), on the same device: asking does not make the host wait.
+    """
+    right = similarities.diagonal(dim1=-2, dim2=-1)[..., None]
+    return ((similarities >= right).sum(dim=-1) == 1).double().mean(dim=-1)
 
 
 def ties(similarities: Tensor, targets: Tensor) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 from alignvis.stats import wilson
 
 # what must be equal for two scores to stand in one table: like is compared with like
-PROTOCOL = ("dataset", "simulated", "recipe", "validation", "n", "gallery", "repetitions")
+PROTOCOL = ("dataset", "simulated", "protocol", "recipe", "validation", "n", "gallery", "repetitions")
+WAYS = {"within": "trained on the same subject", "leave-out": "trained on the other subjects"}
 HEAD = (
     "brain",
     "features",
@@ -54,7 +55,7 @@ def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
         [
             f"{about['dataset']}{simulated}: {about['n']} test responses, "
             f"each the mean of {about['repetitions']} repetitions, among {about['gallery']} pictures",
-            f"recipe {about['recipe']}, validation by {about['validation']}",
+            f"{WAYS.get(about['protocol'], about['protocol'])}; recipe {about['recipe']}, validation by {about['validation']}",
             "± SD over seeds ('all': over subjects); intervals: Wilson over images ('all': t over subjects)",
             "",
             *text,

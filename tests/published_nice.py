@@ -50,8 +50,8 @@ def published_from(ours: Nice, channels: int, times: int, dim: int) -> Published
         head, _, tail = name.partition(".")
         if name == "temporal.weight":
             value = value.view(40, 1, 1, 25)
-        elif name == "spatial.weight":  # our inputs are ordered channel by channel, theirs plane by plane
-            value = value.view(40, channels, 40).transpose(1, 2).unsqueeze(3)
+        elif name == "spatial.weight":
+            value = value.view(40, 40, channels, 1)
         elif name == "mix.weight":
             value = value.view(40, 40, 1, 1)
         moved[f"{renamed.get(head, head)}.{tail}"] = value

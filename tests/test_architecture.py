@@ -17,15 +17,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Higher may import lower, never the other way round; parts of one level leave each other alone unless named below.
 LEVELS = {
     "errors": 0, "progress": 0, "memory": 0, "files": 0,
-    "terminal": 1, "device": 1,
-    "store": 1, "pickles": 1, "loss": 1, "retrieval": 1, "stats": 1, "encoders": 1,
-    "pairs": 2, "training": 2, "images": 2, "recordings": 2,
-    "runs": 3, "table": 3, "listing": 3,
-    "grid": 4, "check": 4, "figures": 4,
-    "demo": 5,
-    "cli": 6, "__main__": 7,
+    "terminal": 1, "device": 1, "recipe": 1,
+    "store": 1, "pickles": 1, "loss": 1, "retrieval": 1, "stats": 1, "encoders": 1, "stack": 1,
+    "averaging": 2, "pairs": 2, "decoder": 2, "images": 2, "recordings": 2,
+    "training": 3, "plans": 3, "runs": 3, "table": 3, "listing": 3,
+    "train_runs": 4, "scoring": 4, "check": 4, "figures": 4,
+    "grid": 5,
+    "demo": 6,
+    "cli": 7, "__main__": 8,
 }  # fmt: skip
-WITHIN = {("progress", "errors"), ("files", "errors"), ("loss", "retrieval"), ("training", "pairs")}
+WITHIN = {("progress", "errors"), ("files", "errors"), ("loss", "retrieval")}
 ONLY_IN = {
     "mne": ("recordings/",),
     "h5py": ("recordings/",),

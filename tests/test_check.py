@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 from alignvis import store
 from alignvis.check import check_all
 from alignvis.errors import AlignvisError
-from alignvis.runs import train_run
+from alignvis.train_runs import train_run
 from alignvis.training import Recipe
 from tests.tables import planted, write_features
 

@@ -5,8 +5,8 @@ import pytest
 
 from alignvis import files, store
 from alignvis.errors import AlignvisError
-from alignvis.grid import choose_recipe, find_features, find_responses, score_all, train_grid
-from alignvis.training import RECIPES
+from alignvis.grid import find_features, find_responses, train_grid
+from alignvis.scoring import score_all
 from tests.tables import image_ids, planted, write_features
 
 QUICK = {"epochs": 1, "batch": 16}
@@ -99,15 +99,6 @@ def test_a_file_under_a_name_that_is_not_its_own_is_refused(root):
         grid(root, dataset="/tmp")
     with pytest.raises(AlignvisError, match="--rate nan is not a number"):
         grid(root, changes={"rate": float("nan")})
-
-
-def test_a_changed_recipe_has_another_name():
-    assert choose_recipe("alignvis", {}) == ("alignvis", RECIPES["alignvis"])
-    assert choose_recipe("alignvis", {"epochs": 50})[0] == "alignvis"
-    name, recipe = choose_recipe("alignvis-fixed", {"epochs": 3, "validation": "image"})
-    assert (name, recipe.epochs, recipe.validation) == ("alignvis-fixed+epochs-3+validation-image", 3, "image")
-    with pytest.raises(AlignvisError, match="no recipe is called 'best'; there are: alignvis, alignvis-fixed"):
-        choose_recipe("best", {})
 
 
 def test_all_runs_are_scored_once_and_read_afterwards(root):

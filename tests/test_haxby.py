@@ -8,11 +8,11 @@ import torch
 from scipy.signal import detrend
 from scipy.stats import t
 
-from alignvis.encoders import build
 from alignvis.pairs import Pairs
+from alignvis.recipe import Recipe
 from alignvis.retrieval import ranks, similarity
 from alignvis.stats import wilson
-from alignvis.training import Recipe, fit
+from alignvis.training import fit
 
 # THINGS has no concept called house; a dollhouse is the nearest thing that it has.
 CONCEPTS = {name: name for name in ("face", "shoe", "cat", "scissors", "bottle", "chair")} | {"house": "dollhouse"}
@@ -51,7 +51,7 @@ def ridge(train: torch.Tensor, answers: torch.Tensor, test: torch.Tensor, streng
     return (test @ weights).argmax(dim=1)
 
 
-def decode(shared_data: Path, answers_of, folds: int = 12) -> tuple[list[float], list[float]]:
+def decode(shared_data: Path, name: str, answers_of, folds: int = 12) -> tuple[list[float], list[float]]:
     """Accuracy of ours and of ridge for each run left out; the run before it is the validation run."""
     responses, answers, run = volumes(shared_data)
     gallery = spose(shared_data)
@@ -60,9 +60,10 @@ def decode(shared_data: Path, answers_of, folds: int = 12) -> tuple[list[float],
     for place, number in enumerate(numbers[:folds]):
         test, held_out = torch.tensor(run == number), torch.tensor(run == numbers[place - 1])
         train = ~test & ~held_out
-        pairs = Pairs(responses, gallery[answers_of(answers)])
-        encoder = build("linear", channels=responses.shape[1], times=1, dim=gallery.shape[1])
-        fit(encoder, pairs[train], pairs[held_out], RECIPE, seed=0)
+        features, decoder = gallery[answers_of(answers)], Decoder(name, channels=530, times=1, dim=66, recipe=RECIPE)
+        sides = [Pairs.of(responses[rows], features[rows]) for rows in (train, held_out)]
+        fit([decoder], *sides, RECIPE, [0], finish=lambda course, state: decoder.load_state_dict(state))
+        encoder = decoder.eval().brain
         with torch.inference_mode():
             places = ranks(similarity(encoder(responses[test]), gallery), answers[test])
         ours.append((places == 1).double().mean().item())
@@ -76,11 +77,12 @@ def decode(shared_data: Path, answers_of, folds: int = 12) -> tuple[list[float],
     return ours, rival
 
 
-def test_what_was_seen_is_read_from_single_volumes_of_real_fmri(shared_data):
-    ours, rival = decode(shared_data, lambda answers: answers)
+@pytest.mark.parametrize("name", ["linear", "eegproject", "brain-mlp"])
+def test_what_was_seen_is_read_from_single_volumes_of_real_fmri(shared_data, name):
+    ours, rival = decode(shared_data, name, lambda answers: answers)
     mean, half = np.mean(ours), t.ppf(0.975, 11) * np.std(ours, ddof=1) / 12**0.5
     print(
-        f"ours {mean:.3f}, t over 12 runs {mean - half:.3f} to {mean + half:.3f}, Wilson over 756 volumes "
+        f"{name} {mean:.3f}, t over 12 runs {mean - half:.3f} to {mean + half:.3f}, Wilson over 756 volumes "
         f"{wilson(mean, 756)}; ridge on the same folds {np.mean(rival):.3f}; chance {1 / 7:.3f}"
     )
     assert mean - half > 0.45
@@ -89,5 +91,5 @@ def test_what_was_seen_is_read_from_single_volumes_of_real_fmri(shared_data):
 
 def test_shuffled_categories_cannot_be_read(shared_data):
     generator = torch.Generator().manual_seed(0)
-    ours, _ = decode(shared_data, lambda answers: answers[torch.randperm(len(answers), generator=generator)], folds=4)
+    ours, _ = decode(shared_data, "linear", lambda answers: answers[torch.randperm(len(answers), generator=generator)], folds=4)
     assert np.mean(ours) == pytest.approx(1 / 7, abs=0.09)

@@ -1,7 +1,12 @@
-from alignvis.encoders import ENCODERS
+import re
+
+import pytest
+
+from alignvis.encoders import ENCODERS, build
+from alignvis.errors import AlignvisError
 from alignvis.images.catalogue import CATALOGUE
-from alignvis.listing import brain_encoders, image_encoders, recipes
-from alignvis.training import RECIPES
+from alignvis.listing import PURPOSES, brain_encoders, image_encoders, recipes
+from alignvis.recipe import RECIPES
 
 
 def test_everything_that_can_be_named_is_listed():
@@ -14,3 +19,20 @@ def test_an_aligned_encoder_names_its_twin_and_uncertain_origins_say_so():
     row, text = rows["dreamsim_synclr_vitb16"]
     assert row["aligned"] and row["dim"] == 768 and "dreamsim_synclr_vitb16_noalign" in text
     assert rows["CLIP_ViT-L14_noalign"][0]["note"] and "inferred" in rows["CLIP_ViT-L14_noalign"][1]
+
+
+def test_a_brain_encoder_says_what_it_is_for_in_one_line():
+    assert list(PURPOSES) == list(ENCODERS)
+    for row, text in brain_encoders():
+        assert text.startswith(row["name"]) and text.endswith(row["note"]) and len(text) <= 120 and "\n" not in text
+        assert row["note"].split(":")[0] in ("EEG, MEG", "fMRI", "any")
+
+
+@pytest.mark.parametrize("name", [name for name in PURPOSES if name != "brain-mlp"])
+def test_a_brain_encoder_takes_as_few_samples_as_it_says(name):
+    number = re.search(r"(\d+) samples", PURPOSES[name])
+    fewest = int(number[1]) if number else 1
+    build(name, channels=3, times=fewest, dim=4)
+    if fewest > 1:
+        with pytest.raises(AlignvisError):
+            build(name, channels=3, times=fewest - 1, dim=4)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata
 
 from alignvis.errors import AlignvisError
-from alignvis.retrieval import centre, ranks, similarity, ties, top_k
+from alignvis.retrieval import named_first, ranks, similarity, ties, top_k
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -20,8 +20,35 @@ def test_similarity_is_the_correlation_of_the_two_vectors():
 
 def test_scale_and_offset_of_a_vector_do_not_matter():
     vectors = random(4, 6)
-    torch.testing.assert_close(centre(3 * vectors + 2), centre(vectors))
-    torch.testing.assert_close(centre(vectors).norm(dim=1), torch.ones(4))
+    gallery = random(5, 6, seed=1)
+    torch.testing.assert_close(similarity(3 * vectors + 2, 7 * gallery - 1), similarity(vectors, gallery))
+    assert similarity(vectors, vectors).diagonal().tolist() == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_sides_and_centring_by_hand(centred):
+    queries, gallery = random(3, 6), random(4, 6, seed=1)
+    q, g = ((v - v.mean(dim=1, keepdim=True)) if centred else v for v in (queries, gallery))
+    products = q @ g.T
+    assert torch.allclose(similarity(queries, gallery, "none", centred), products)
+    assert torch.allclose(similarity(queries, gallery, "image", centred), products / g.norm(dim=1), atol=1e-6)
+    both = products / g.norm(dim=1) / q.norm(dim=1)[:, None]
+    assert torch.allclose(similarity(queries, gallery, "both", centred), both, atol=1e-6)
+
+
+def test_leading_axes_are_problems_of_their_own():
+    queries, gallery = random(2, 3, 5, 6), random(2, 3, 4, 6, seed=1)
+    together = similarity(queries, gallery)
+    for i, j in ((0, 0), (1, 2)):
+        torch.testing.assert_close(together[i, j], similarity(queries[i, j], gallery[i, j]))
+
+
+def test_named_first_is_top_1_and_names_nothing_where_numbers_end():
+    similarities = random(2, 9, 9) + torch.eye(9)
+    similarities[0, 3] = similarities[0, 3, 3]  # a tie with everything
+    for one, share in zip(similarities, named_first(similarities), strict=True):
+        assert share.item() == top_k(ranks(one, torch.arange(9)), 1)
+    assert named_first(torch.full((4, 4), torch.nan)).item() == 0
 
 
 def test_ranks_by_hand():

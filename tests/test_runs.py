@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from alignvis import files, runs, store
+from alignvis import averaging, files, plans, runs, scoring, store
 from alignvis.errors import AlignvisError
-from alignvis.runs import evaluate_run, load_encoder, read_record, read_scores, run_name, train_run
-from alignvis.training import Recipe
+from alignvis.recipe import Recipe
+from alignvis.runs import load_decoder, read_record, read_scores, run_name
+from alignvis.scoring import evaluate_run
+from alignvis.train_runs import train_run
 from tests.tables import planted
 
 RECIPE = Recipe(batch=32, epochs=6, rate=3e-3, schedule="cosine", validation="concept")
@@ -95,13 +97,14 @@ def test_a_run_moves_with_its_root(root, tmp_path):
 
 def test_test_responses_are_read_by_eval_alone(root, monkeypatch):
     parts = []
-    original = runs.average
+    original = averaging.average
 
-    def spy(table, part, *rest):
+    def spy(table, part, *rest, **options):
         parts.append(part)
-        return original(table, part, *rest)
+        return original(table, part, *rest, **options)
 
-    monkeypatch.setattr(runs, "average", spy)
+    monkeypatch.setattr(plans, "average", spy)
+    monkeypatch.setattr(scoring, "average", spy)
     train(root, "spied")
     assert parts == ["train"]
     evaluate_run(root / "runs" / "spied")
@@ -232,11 +235,11 @@ def test_scores_and_weights_belong_to_their_run(root):
 
 @pytest.mark.parametrize("name", ["../../evil", "a\nb", "", "a/b", ".hidden"])
 def test_a_table_cannot_place_a_run_outside_its_folder(root, name):
-    path = root / "responses/tiny/sub-01.safetensors"
-    table = store.load_responses(path)
-    evil = replace(table, document={**table.document, "dataset": name})
-    with pytest.raises(AlignvisError, match="cannot be part of a folder's name"):
-        run_name(evil, store.load_features(root / "features/tiny/lowlevel.safetensors"), "nice", "alignvis", 0)
+    features = store.load_features(root / "features/tiny/lowlevel.safetensors")
+    evil = replace(features, document={**features.document, "encoder": name})
+    for arguments in ((name, 1, features), ("tiny", 1, evil)):
+        with pytest.raises(AlignvisError, match="cannot be part of a folder's name"):
+            run_name(*arguments, "nice", "alignvis", 0)
 
 
 def test_weights_that_do_not_fit_are_refused(root):
@@ -246,7 +249,7 @@ def test_weights_that_do_not_fit_are_refused(root):
     for content in (whole[:100], b"<html>", b""):
         weights.write_bytes(content)
         with pytest.raises(AlignvisError, match="does not hold the weights of this run's linear"):
-            load_encoder(run, record)
+            load_decoder(run, record)
     weights.write_bytes(whole)
     with pytest.raises(AlignvisError, match="does not hold the weights of this run's nice"):
-        load_encoder(run, {**record, "encoder": "nice"})
+        load_decoder(run, {**record, "encoder": "nice"})

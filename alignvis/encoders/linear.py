@@ -4,9 +4,16 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """One linear map from all channels and times to the embedding: (batch, channels, times) to (batch, dim)."""
+    """One linear map from all channels and times to the embedding: (batch, channels, times) to (batch, dim).
 
-    def __init__(self, channels: int, times: int, dim: int) -> None:
+    Args:
+        channels, times: the shape of a response; any, fMRI included.
+        dim: the embedding's dimension.
+        head: no effect: a second linear layer would still be one linear map.
+        parity: no effect.
+    """
+
+    def __init__(self, channels: int, times: int, dim: int, *, head: bool = True, parity: bool = False) -> None:
         super().__init__()
         self.map = nn.Linear(channels * times, dim)
 

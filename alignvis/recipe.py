@@ -1,0 +1,175 @@
+"""What decides how a run is trained, apart from its data, its encoder and its seed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
+from math import cos, isfinite, pi
+from typing import Any
+
+from alignvis.errors import AlignvisError
+
+LOWEST_RATE = 1e-7
+PLATEAU = 5  # epochs without a better held-out loss after which the schedule "plateau" halves the rate
+LONGEST_NAME = 120  # characters; a run's folder also names its dataset, its encoders and its seed
+
+
+def published_rate(progress: float, losses: Sequence[float], recipe: "Recipe") -> float:
+    """The published code hands the held-out loss to a cosine of period 10 as if it were the epoch."""
+    if not losses:  # the first epoch
+        return recipe.rate
+    return LOWEST_RATE + (recipe.rate - LOWEST_RATE) * (1 + cos(pi * (losses[-1] % 10) / 10)) / 2
+
+
+def cosine_rate(progress: float, losses: Sequence[float], recipe: "Recipe") -> float:
+    """Half a cosine from the full rate to the lowest, over the whole run."""
+    return LOWEST_RATE + (recipe.rate - LOWEST_RATE) * (1 + cos(pi * progress)) / 2
+
+
+def plateau_rate(progress: float, losses: Sequence[float], recipe: "Recipe") -> float:
+    """Half the rate after every `PLATEAU` epochs in which the held-out loss has not become better."""
+    best, waited, halvings = float("inf"), 0, 0
+    for loss in losses:
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        if waited == PLATEAU:
+            waited, halvings = 0, halvings + 1
+    return max(LOWEST_RATE, recipe.rate / 2**halvings)
+
+
+# (share of all steps that are done, held-out losses of the epochs so far, recipe) -> learning rate
+SCHEDULES: dict[str, Callable[[float, Sequence[float], "Recipe"], float]] = {
+    "published": published_rate,
+    "cosine": cosine_rate,
+    "plateau": plateau_rate,
+    "constant": lambda progress, losses, recipe: recipe.rate,
+}
+
+
+def option(default: Any, text: str, choices: Sequence[str] = (), low: float | None = None) -> Any:
+    """One entry of a recipe: its default, what it means, and what it may be. The command line shows the same text."""
+    return field(default=default, metadata={"help": text, "choices": tuple(choices), "low": low})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a run is trained, apart from its data, its encoder and its seed.
+
+    What each entry means stands beside it. A number below the lowest that makes sense, or a word that is none of the
+    choices, raises an AlignvisError.
+    """
+
+    rate: float = option(2e-4, "Learning rate at its highest.", low=0)
+    batch: int = option(128, "Images a step: as many candidates as each response is contrasted with.", low=2)
+    epochs: int = option(50, "Passes over the training images.", low=1)
+    schedule: str = option("published", "How the learning rate changes.", SCHEDULES)
+    warmup: float = option(0.0, "Epochs in which the rate rises from nothing, step by step.", low=0)
+    decay: float = option(0.1, "Weight decay of AdamW.", low=0)
+    clip: float = option(1.0, "Largest norm of the gradient.", low=0)
+    patience: int = option(30, "Epochs without a better held-out loss after which training ends.", low=1)
+    loss: str = option("infonce", "Objective.", ("infonce", "softclip"))
+    temperature: float = option(0.04, "Of the contrast; where the scale is learned, at the start.", low=0)
+    scale: str = option(
+        "fixed", "Scale of the logits: one over the temperature, or learned from there.", ("fixed", "learned")
+    )
+    scale_rate: float = option(1e-3, "Learning rate of a learned scale, which has no decay.", low=0)
+    sides: str = option("both", "Vectors scaled to length one before the product.", ("both", "image", "none"))
+    centre: bool = option(True, "Subtract each vector's own mean first.")
+    projector: int = option(
+        0, "Dimensions shared by both sides: images get a trained linear map to them; 0 is none.", low=0
+    )
+    head: bool = option(True, "Keep the published last linear layer of the brain encoder.")
+    parity: bool = option(False, "Repeat the published oddities of the brain encoder.")
+    normalisation: str = option(
+        "repetition",
+        "Of responses: each repetition by its uncentred norm (published) or centred norm, their mean, or none.",
+        ("repetition", "repetition-centred", "mean", "none"),
+    )
+    repetitions: str = option(
+        "all",
+        "Training repetitions: averaged once, a random subset a step, or random mixtures of two.",
+        ("all", "subset", "pairs"),
+    )
+    channels: str = option("all", "Channels: all, occipital (the 17), or names like O1,Oz,O2.")
+    window: str = option("all", "Times: all, or seconds like 0.05:0.6 after the image comes on.")
+    resample: int = option(0, "Interpolate linearly to so many times; 0 keeps them.", low=0)
+    smoothing: float = option(0.0, "Standard deviation of a Gaussian filter over time, ms; 0 is none.", low=0)
+    validation: str = option(
+        "image", "What is held out: single images (published), or whole concepts, as in the test.", ("image", "concept")
+    )
+    share: float = option(0.1, "How much of it is held out.", low=0)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, about, kind = getattr(self, entry.name), entry.metadata, type(entry.default)
+            name = f"--{entry.name.replace('_', '-')} {value}"
+            if type(value) is not kind and (kind, type(value)) != (float, int):
+                raise AlignvisError(f"{name} is not of the kind of {entry.default!r}")
+            if isinstance(value, float) and not isfinite(value):
+                raise AlignvisError(f"{name} is not a number to train with; choose a finite one")
+            if about["choices"] and value not in about["choices"]:
+                raise AlignvisError(f"{name} is none of {', '.join(about['choices'])}")
+            if about["low"] is not None and not isinstance(value, bool) and value < about["low"]:
+                raise AlignvisError(f"{name} is too low; choose {about['low']:g} or more")
+        for name in ("rate", "temperature", "clip"):
+            if not getattr(self, name):
+                raise AlignvisError(f"--{name} 0 leaves nothing to learn with; choose a positive number")
+        if not 0 < self.share < 1:
+            raise AlignvisError(f"--share {self.share:g} is no share to hold out; choose one between 0 and 1")
+        if self.normalisation == "mean" and self.repetitions != "all":
+            raise AlignvisError(
+                f"--repetitions {self.repetitions} makes a new mean a step, which --normalisation mean cannot know "
+                "beforehand; choose --normalisation repetition-centred"
+            )
+        seconds(self.window)
+
+    def rate_at(self, step: int, steps: int, epoch_steps: int, losses: Sequence[float]) -> float:
+        """Learning rate of one step of ``steps``, after epochs with these held-out losses."""
+        rising = min(1.0, (step + 1) / (self.warmup * epoch_steps)) if self.warmup else 1.0
+        return rising * SCHEDULES[self.schedule](step / steps, losses, self)
+
+
+def seconds(window: str) -> tuple[float, float] | None:
+    """Read a window like "0.05:0.6"; "all" is None."""
+    if window == "all":
+        return None
+    try:
+        start, end = (float(part) for part in window.split(":"))
+        if not start < end:
+            raise ValueError
+    except ValueError:
+        raise AlignvisError(f"--window {window} is no window of time; write one like 0.05:0.6, in seconds") from None
+    return start, end
+
+
+LEAVE_OUT = {"rate": 1e-4, "batch": 512, "epochs": 150, "validation": "concept"}
+FMRI = {"rate": 1e-4, "temperature": 0.07, "normalisation": "none"}
+PUBLISHED = Recipe()  # what made the published numbers, with the schedule that the published code has
+FIXED = Recipe(
+    schedule="cosine", validation="concept"
+)  # the schedule that it names, and the split that tests the claim
+RECIPES: dict[str, Recipe] = {
+    "alignvis": PUBLISHED,
+    "alignvis-leave-out": replace(PUBLISHED, **LEAVE_OUT),
+    "alignvis-fmri": replace(PUBLISHED, **FMRI),
+    "alignvis-fixed": FIXED,
+    "alignvis-fixed-leave-out": replace(FIXED, **LEAVE_OUT),
+    "alignvis-fixed-fmri": replace(FIXED, **FMRI),
+}
+
+
+def choose_recipe(name: str, changes: dict[str, Any], column: str | None = None) -> tuple[str, Recipe]:
+    """Take a recipe by name and change entries of it; the name that is returned tells what was changed.
+
+    Args:
+        column: "leave-out" or "fmri" takes the recipe's own numbers for that, where it has some.
+    """
+    if name not in RECIPES:
+        raise AlignvisError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
+    if f"{name}-{column}" in RECIPES:
+        name = f"{name}-{column}"
+    recipe = replace(RECIPES[name], **changes)
+    changed = {key: value for key, value in changes.items() if getattr(RECIPES[name], key) != value}
+    words = [f"{key}-{str(value).replace(':', '-').replace(',', '-')}" for key, value in changed.items()]
+    full = "+".join([name, *words])
+    if len(full) > LONGEST_NAME:  # the record states every entry
+        full = f"{name}+{len(words)}-changes-{sha256(full.encode()).hexdigest()[:8]}"
+    return full, recipe

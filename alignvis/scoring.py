@@ -1,0 +1,154 @@
+"""Which of the test pictures was it? Runs scored by retrieval: the only place where test images are read."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignvis import files, store
+from alignvis.averaging import average, chosen_channels, shape_of
+from alignvis.device import choose_device
+from alignvis.errors import AlignvisError
+from alignvis.progress import Progress, silent
+from alignvis.retrieval import ranks, similarity, ties, top_k
+from alignvis.runs import (
+    TOP,
+    all_runs,
+    changed_inputs,
+    load_decoder,
+    read_recipe,
+    read_record,
+    read_scores,
+    save_tensors,
+    stated_path,
+)
+from alignvis.stats import wilson
+from alignvis.store import Responses
+
+
+def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent) -> dict[str, Any]:
+    """Ask of every test response which of the test pictures it was.
+
+    Writes ``scores.json`` and ``similarity.safetensors`` (queries, gallery) into the run's folder.
+
+    Returns:
+        The scores: shares in [0, 1] with 95 % Wilson intervals over the test images.
+
+    Raises:
+        AlignvisError: when the run is not whole, its tables are gone or have changed since, or a test image was
+            trained on.
+    """
+    run, where = Path(run), choose_device(device)
+    record = read_record(run)
+    recipe, decoder = read_recipe(run, record), load_decoder(run, record)
+    responses, features = (
+        _queries(run, record),
+        store.load_features(_input(run, record["inputs"]["features"], "features")),
+    )
+    for table in record["inputs"]["responses"]:
+        _input(run, table, "responses")
+    seen = set(record["split"]["train"]) | set(record["split"]["validation"])
+    leaked = seen & set(responses.test_images)
+    if leaked:
+        raise AlignvisError(
+            f"{run}: {len(leaked)} test images were used in training (the first is {min(leaked)!r}); "
+            "a score on them would not be honest: train again"
+        )
+    names = [responses.document["channels"][place] for place in chosen_channels(responses, recipe.channels)]
+    shape = record["shape"]
+    if names != record["channels"] or shape_of(responses, recipe) != (shape["channels"], shape["times"]):
+        raise AlignvisError(
+            f"{responses.path} has {len(names)} channels x {shape_of(responses, recipe)[1]} times and {run} was "
+            f"trained on {shape['channels']} x {shape['times']}, or in another order; prepare all subjects alike"
+        )
+    gallery = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
+    queries = average(responses, "test", recipe, decoder.brain.prepare, progress=progress)
+    decoder.eval().to(where)
+    with torch.inference_mode():
+        brain, image = decoder.brain(queries.to(where)).float(), decoder.image(gallery.to(where)).float()
+        similarities = similarity(brain, image, recipe.sides, recipe.centre).cpu()
+    targets = torch.arange(len(similarities))
+    places = ranks(similarities, targets)
+    n, size = similarities.shape
+    copied = ("dataset", "simulated", "subject", "encoder", "features", "aligned", "twin", "seed", "protocol")
+    scores: dict[str, Any] = {key: record[key] for key in (*copied, "weights_sha256")}
+    scores |= {"recipe": record["recipe"]["name"], "validation": recipe.validation}
+    scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
+    for k in TOP:
+        share = top_k(places, k)
+        scores |= {f"top{k}": share, f"top{k}_interval": list(wilson(share, n)), f"top{k}_chance": min(k, size) / size}
+    scores |= {
+        "median_rank": places.median().item(),
+        "median_rank_chance": (size + 1) / 2,
+        "ties": ties(similarities, targets),
+    }
+    scores["answers"] = similarities.argmax(dim=1).unique().numel()  # different pictures named first
+    scores["queries_fingerprint"] = store.fingerprint(responses.path)
+    ids = {"queries": responses.test_images, "gallery": responses.test_images}
+    save_tensors({"similarity": similarities}, run / "similarity.safetensors", {"table": "similarity", **ids})
+    files.write_json(run / "scores.json", scores)
+    return scores
+
+
+def score_all(
+    root: Path,
+    runs: Sequence[Path] = (),
+    *,
+    overwrite: bool = False,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Score runs that have no score yet, and read the scores of those that do.
+
+    Args:
+        runs: folders of runs, or their names in ``root/runs``; none means all.
+        say: told of scores that should not be taken at face value: of tables that have changed since, or of an encoder
+            that gives nearly every response the same answer.
+    """
+    chosen = [run if run.is_dir() else root / "runs" / run for run in runs]
+    chosen = chosen or all_runs(root)
+    if not chosen:
+        raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
+    scores = []
+    for done, run in enumerate(chosen, start=1):
+        kept = (run / "scores.json").is_file() and not overwrite
+        record = read_record(run)
+        score = read_scores(run, record) if kept else evaluate_run(run, device=device)
+        for table in changed_inputs(run, record) if kept else ():
+            say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
+        if score["answers"] <= max(1, score["n"] // 20):
+            say(
+                f"note: {run} named only {score['answers']} different pictures for {score['n']} responses: "
+                "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
+            )
+        scores.append({"run": str(run), **score})
+        progress(done, len(chosen), "scoring runs")
+    return scores
+
+
+def _queries(run: Path, record: dict[str, Any]) -> Responses:
+    """The table with the test responses: of the subject trained on, or of the one that was left out."""
+    table = record["inputs"]["queries"]
+    path = stated_path(run, table)
+    if not path.is_file() and record["protocol"] == "leave-out":
+        raise AlignvisError(
+            f"{path} is not there, and {run} is to be asked about subject {record['subject']}; prepare that subject"
+        )
+    responses = store.load_responses(_input(run, table, "responses") if table["fingerprint"] else path)
+    if responses.document["subject"] != record["subject"] or responses.document["dataset"] != record["dataset"]:
+        raise AlignvisError(
+            f"{path} holds subject {responses.document['subject']} of {responses.document['dataset']}, and {run} is to "
+            f"be asked about subject {record['subject']} of {record['dataset']}; give the file its own name back"
+        )
+    return responses
+
+
+def _input(run: Path, table: dict[str, Any], kind: str) -> Path:
+    """Find a table that a run was trained on, and make sure that it is still the same."""
+    path = stated_path(run, table)
+    store.read_document(path, kind)
+    if store.fingerprint(path) != table["fingerprint"]:
+        raise AlignvisError(f"{path} has changed since {run} was trained on it; restore it, or train again")
+    return path
