@@ -14,10 +14,11 @@ from alignvis.recipe import Recipe, seconds
 from alignvis.store import Responses
 
 CHUNK = 512  # images at a time: what bounds the memory beside the result
-TINY = np.finfo(np.float32).tiny
+WITHOUT_TIMES = "{} does not say when its samples were taken; leave --window and --smoothing out"
+TINY = torch.finfo(torch.float32).tiny
 
 
-def unit_repetitions(responses: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_repetitions(responses: Tensor) -> Tensor:
     """Centre every repetition and channel over time and divide by the root of its sum of squares before centring.
 
     Args:
@@ -26,23 +27,23 @@ def unit_repetitions(responses: NDArray[np.float32]) -> NDArray[np.float32]:
     Source: Rajabi et al. (2025), arXiv:2502.03081, as published: the norm is that of the uncentred signal. A flat
         channel gives zeros instead of their NaN.
     """
-    norm = np.sqrt(np.square(responses).sum(axis=-1, keepdims=True))
-    return (responses - responses.mean(axis=-1, keepdims=True)) / np.maximum(norm, TINY)
+    norm = torch.linalg.vector_norm(responses, dim=-1, keepdim=True)
+    return (responses - responses.mean(dim=-1, keepdim=True)).div_(norm.clamp_(min=TINY))
 
 
-def centred_unit(responses: NDArray[np.float32]) -> NDArray[np.float32]:
+def centred_unit(responses: Tensor) -> Tensor:
     """As `unit_repetitions`, but the norm is that of what is left when the mean is gone: free of any offset."""
-    centred = responses - responses.mean(axis=-1, keepdims=True)
-    return centred / np.maximum(np.sqrt(np.square(centred).sum(axis=-1, keepdims=True)), TINY)
+    centred = responses - responses.mean(dim=-1, keepdim=True)
+    return centred / torch.linalg.vector_norm(centred, dim=-1, keepdim=True).clamp_(min=TINY)
 
 
-def centred_unit_mean(responses: NDArray[np.float32]) -> NDArray[np.float32]:
+def centred_unit_mean(responses: Tensor) -> Tensor:
     """Average the repetitions first, so that the result has the same norm however many there are."""
-    return centred_unit(responses.mean(axis=1, keepdims=True))
+    return centred_unit(responses.mean(dim=1, keepdim=True))
 
 
 # (images, repetitions, channels, times) -> the same, or with one repetition
-NORMALISATIONS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "repetition": unit_repetitions,
     "repetition-centred": centred_unit,
     "mean": centred_unit_mean,
@@ -76,10 +77,10 @@ def chosen_times(table: Responses, window: str) -> slice:
     wanted, samples = seconds(window), table.train.shape[-1]
     if wanted is None:
         return slice(0, samples)
-    first, rate = table.document.get("tmin"), table.document.get("sfreq")
-    if not isinstance(first, int | float) or not isinstance(rate, int | float) or not rate > 0:
-        raise AlignvisError(f"{table.path} does not say when its samples were taken; leave --window out")
-    times = first + np.arange(samples) / rate
+    first = table.document.get("tmin")
+    if not isinstance(first, int | float):
+        raise AlignvisError(WITHOUT_TIMES.format(table.path))
+    times = first + np.arange(samples) / sampling_rate(table)
     inside = np.flatnonzero((times >= wanted[0] - 1e-9) & (times < wanted[1] - 1e-9))
     if not len(inside):
         raise AlignvisError(
@@ -88,19 +89,27 @@ def chosen_times(table: Responses, window: str) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
+def sampling_rate(table: Responses) -> float:
+    """Samples a second."""
+    rate = table.document.get("sfreq")
+    if not isinstance(rate, int | float) or not rate > 0:
+        raise AlignvisError(WITHOUT_TIMES.format(table.path))
+    return rate
+
+
 def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
     """Channels and times that are left of a response."""
     times = chosen_times(table, recipe.window)
     return len(chosen_channels(table, recipe.channels)), recipe.resample or times.stop - times.start
 
 
-def interpolate(responses: NDArray[np.float32], times: int) -> NDArray[np.float32]:
+def interpolate(responses: Tensor, times: int) -> Tensor:
     """Interpolate linearly over the last axis, end points kept."""
-    place = np.linspace(0, responses.shape[-1] - 1, times)
-    left = np.minimum(place.astype(int), max(0, responses.shape[-1] - 2))
-    share = (place - left).astype(np.float32)
-    right = np.minimum(left + 1, responses.shape[-1] - 1)
-    return responses[..., left] * (1 - share) + responses[..., right] * share
+    last, device = responses.shape[-1] - 1, responses.device
+    place = torch.linspace(0, last, times, dtype=torch.float64, device=device)
+    left = place.long().clamp_(max=max(0, last - 1))
+    share = (place - left).float()
+    return responses[..., left] * (1 - share) + responses[..., (left + 1).clamp_(max=last)] * share
 
 
 def average(
@@ -112,6 +121,7 @@ def average(
     rows: Sequence[int] | None = None,
     apart: bool = False,
     into: Callable[..., Tensor] = torch.empty,
+    device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> Tensor:
     """Bring the responses to every image into the form that an encoder takes, once for all epochs and runs.
@@ -124,7 +134,8 @@ def average(
         prepare: (images, channels, times) float32 to (images, ...), row by row.
         rows: of the table, in the order wanted; none means all.
         apart: leave the repetitions side by side, for those who mix them anew at every step.
-        into: makes the tensor that is filled, from its shape.
+        into: makes the tensor that is filled, from its shape; on whatever device.
+        device: that does the arithmetic.
 
     Returns:
         (images, ...), or (images, repetitions, ...) with ``apart``. The table itself is only ever read in chunks.
@@ -143,29 +154,30 @@ def average(
         )
     if not len(order):
         raise AlignvisError(f"{table.path} has no {part} images; prepare the recording again")
-    alive = np.zeros(len(channels), dtype=bool)
+    alive = torch.zeros(len(channels), dtype=torch.bool, device=device)
     result: Tensor | None = None
     for start in range(0, len(order), CHUNK):
-        responses = array[order[start : start + CHUNK]].astype(np.float32)[:, :, channels]
-        broken = np.argwhere(~np.isfinite(responses.sum(axis=(1, 3))))
+        responses = _read(array, order[start : start + CHUNK], channels, times, recipe, table).to(device).float()
+        broken = (~torch.isfinite(responses.sum(dim=(1, 3)))).nonzero()
         if len(broken):
-            image, channel = broken[0]
+            image, channel = broken[0].tolist()
             raise AlignvisError(
                 f"{table.path}: the {part} response to {ids[order[start + image]]!r} is not finite in channel "
                 f"{names[channel]}; prepare the recording again, or leave that channel out"
             )
-        alive |= responses.any(axis=(0, 1, 3))
-        treated = NORMALISATIONS[recipe.normalisation](_cut(responses, times, recipe, table))
-        treated = treated if apart else treated.mean(axis=1, keepdims=True)
+        alive |= responses.any(dim=3).any(dim=1).any(dim=0)
+        responses = interpolate(responses, recipe.resample) if recipe.resample else responses
+        treated = NORMALISATIONS[recipe.normalisation](responses)
+        treated = treated if apart else treated.mean(dim=1, keepdim=True)
         images, repetitions = treated.shape[:2]
-        prepared = prepare(torch.from_numpy(treated.reshape(-1, *treated.shape[2:])))
+        prepared = prepare(treated.flatten(0, 1))
         prepared = prepared.view(images, repetitions, *prepared.shape[1:]) if apart else prepared
         if result is None:
             result = into(len(order), *prepared.shape[1:])
         result[start : start + CHUNK] = prepared
         progress(min(start + CHUNK, len(order)), len(order), f"averaging {part} repetitions")
     if not alive.all():
-        dead = ", ".join(name for name, lives in zip(names, alive, strict=True) if not lives)
+        dead = ", ".join(name for name, lives in zip(names, alive.tolist(), strict=True) if not lives)
         raise AlignvisError(
             f"{table.path}: channel {dead} is zero in every {part} response; leave it out with --channels"
         )
@@ -173,9 +185,12 @@ def average(
     return result
 
 
-def _cut(responses: NDArray[np.float32], times: slice, recipe: Recipe, table: Responses) -> NDArray[np.float32]:
+def _read(array: NDArray, rows: NDArray, channels: list[int], times: slice, recipe: Recipe, table: Responses) -> Tensor:
+    """Some rows of a table, smoothed and cut, of the table's own type if they need no smoothing."""
+    responses = array[rows]
+    if len(channels) < responses.shape[2] or channels != sorted(channels):
+        responses = responses[:, :, channels]
     if recipe.smoothing:
-        samples = recipe.smoothing / 1000 * table.document["sfreq"]
-        responses = gaussian_filter1d(responses, samples, axis=-1, mode="nearest")
-    responses = responses[..., times]
-    return interpolate(responses, recipe.resample) if recipe.resample else responses
+        samples = recipe.smoothing / 1000 * sampling_rate(table)
+        responses = gaussian_filter1d(responses.astype(np.float32), samples, axis=-1, mode="nearest")
+    return torch.from_numpy(responses[..., times])

@@ -239,7 +239,9 @@ def recipe_options(command: Any) -> Any:
     for entry in reversed(fields(Recipe)):
         about, kind = entry.metadata, type(entry.default)
         name = entry.name.replace("_", "-")
-        given: Any = click.Choice(about["choices"]) if about["choices"] else kind
+        numbers = {int: click.IntRange, float: click.FloatRange}
+        given: Any = numbers[kind](min=about["low"]) if kind in numbers else kind
+        given = click.Choice(about["choices"]) if about["choices"] else given
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
         extra = {} if kind is bool else {"type": given}
         command = click.option(flag, entry.name, default=None, help=about["help"], **extra)(command)

@@ -1,6 +1,6 @@
 """Every combination asked for: which tables fit together, which runs are there already, which are still to do."""
 
-import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from alignvis import files, store
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
 from alignvis.plans import Plan, Tables, Wanted, plan, sections
+from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, choose_recipe
 from alignvis.runs import read_record, run_name
@@ -20,6 +21,7 @@ from alignvis.train_runs import Outcome, train_stack
 from alignvis.training import Course
 
 Kind = tuple[str, str, Recipe]  # brain encoder, name of the recipe, recipe
+WAIT = 0.5  # seconds between two looks at what other processes have done
 
 
 def find_responses(root: Path, subject: int, dataset: str | None = None) -> list[Path]:
@@ -99,7 +101,7 @@ def train_grid(
     """Train every combination of subjects, features and seeds; runs that are there are kept.
 
     Several processes, on one machine or on many that share the folder, may be asked for the same: each run is trained
-    by the first that takes it, and what a process leaves when it dies is taken by the next call.
+    by the process that takes it first. The process of rank 0 waits for the others, and does what they leave undone.
 
     Args:
         encoder: brain encoder; none means nice, or brain-mlp where responses have one time.
@@ -107,7 +109,7 @@ def train_grid(
         together: runs that step together; none means one on a CPU and all that fit on a GPU.
 
     Returns:
-        Every run that is there at the end, its folder and its record.
+        Folder and record of every run; from a process of another rank than 0, nothing.
 
     Raises:
         AlignvisError: before anything is trained, when a table is missing or a run of that name had other inputs;
@@ -115,7 +117,7 @@ def train_grid(
     """
     where = choose_device(device)
     choose_recipe(recipe_name, changes)  # what is wrong with it is said before anything is looked for
-    if overwrite and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if overwrite and processes() > 1:
         raise AlignvisError("several processes cannot tell what to overwrite; remove those runs, then train again")
     asked: dict[Path, tuple[Kind, Wanted]] = {}
     for subject, tables, queries in _groups(root, subjects, dataset, leave_out):
@@ -136,30 +138,42 @@ def train_grid(
     for out, (kind, wanted) in asked.items():
         if out.exists() and not overwrite:
             _check_kept(wanted)
-            say(f"{out} is there already and was kept")
+            if not rank():
+                say(f"{out} is there already and was kept")
         else:
             todo.setdefault(kind, []).append(plan(wanted, kind[0], kind[2]))
 
-    total, failed = sum(map(len, todo.values())), []
+    total, outcomes, waiting = sum(map(len, todo.values())), {}, False
     (root / "runs").mkdir(parents=True, exist_ok=True)
-    done = 0
-    for kind, plans in todo.items():
-        shelf = partial(Tables, encoder=kind[0], recipe=kind[2], device=where, scratch=root / "runs")
-        shelf = partial(shelf, say=say, progress=progress)
-        for part in _my_turn(list(sections(plans, where))):
-            size = together or (1 if where.type == "cpu" else _fair_share(part))
-            for outcome in _train_part(
-                kind, part, shelf, size, overwrite, say, _reporter(done, total, progress, detail)
-            ):
-                done += 1
-                failed += [outcome] if isinstance(outcome, AlignvisError) else []
+    while todo:
+        for kind, plans in todo.items():
+            shelf = partial(Tables, encoder=kind[0], recipe=kind[2], device=where, scratch=root / "runs")
+            shelf = partial(shelf, say=say, progress=progress)
+            for part in _my_turn(list(sections(plans, where))):
+                size = together or (1 if where.type == "cpu" else _fair_share(part))
+                report = _reporter(len(outcomes), total, progress, detail)
+                for out, outcome in _train_part(kind, part, shelf, size, overwrite, say, report):
+                    outcomes[out] = outcome
+        todo = {kind: [one for one in plans if not _is_over(one, outcomes, overwrite)] for kind, plans in todo.items()}
+        todo = {kind: plans for kind, plans in todo.items() if plans}
+        if rank():
+            break
+        if todo and not waiting:
+            say(f"note: other processes are at work on {sum(map(len, todo.values()))} runs; waiting for them")
+            waiting = True
+        time.sleep(WAIT if todo else 0)
+    failed = [outcome for outcome in outcomes.values() if isinstance(outcome, AlignvisError)]
+    if rank():  # an error would end all processes, and the first one will tell
+        return []
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise AlignvisError(f"{failed[0]}{more}; the other {done - len(failed)} runs were not disturbed")
-    there = {out: read_record(out) for out in asked if (out / "record.json").is_file()}
-    if len(there) < len(asked):
-        say(f"note: {len(asked) - len(there)} runs are in the hands of other processes")
-    return list(there.items())
+        raise AlignvisError(f"{failed[0]}{more}; the other {len(outcomes) - len(failed)} runs were not disturbed")
+    return [(out, read_record(out)) for out in asked]
+
+
+def _is_over(one: Plan, outcomes: dict[Path, Outcome], overwrite: bool) -> bool:
+    """Trained by this process, or by another one."""
+    return one.wanted.out in outcomes or (one.wanted.out.exists() and not overwrite)
 
 
 def _train_part(
@@ -170,7 +184,7 @@ def _train_part(
     overwrite: bool,
     say: Callable[[str], None],
     report: Callable[[Sequence[Plan], Course], None],
-) -> Iterator[Outcome]:
+) -> Iterator[tuple[Path, Outcome]]:
     """Train the runs of one part that no other process takes, up to ``size`` together."""
     encoder, name, recipe = kind
     tables = None
@@ -191,7 +205,7 @@ def _train_part(
         finally:
             for one in taken:
                 _leave(one.wanted.out)
-        yield from outcomes.values()
+        yield from outcomes.items()
         part = [one for one in part if one.wanted.out not in outcomes]
 
 
@@ -215,12 +229,12 @@ def _reporter(
 
 def _my_turn(parts: list[list[Plan]]) -> list[list[Plan]]:
     """Ranks begin in different places, so that they rarely want the same; each goes round once."""
-    start = len(parts) * int(os.environ.get("RANK", "0")) // int(os.environ.get("WORLD_SIZE", "1"))
+    start = len(parts) * rank() // processes()
     return parts[start:] + parts[:start]
 
 
 def _fair_share(part: Sequence[Plan]) -> int:
-    return -(-len(part) // int(os.environ.get("WORLD_SIZE", "1")))
+    return -(-len(part) // processes())
 
 
 def _groups(

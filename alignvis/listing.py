@@ -44,8 +44,13 @@ def brain_encoders() -> list[Row]:
 
 
 def recipes() -> list[Row]:
-    """Every recipe with its numbers."""
-    return [
-        ({"name": name, **asdict(recipe)}, f"{name:15} " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
-        for name, recipe in RECIPES.items()
-    ]
+    """Every recipe: the first with all its entries, the others by what they have otherwise."""
+    rows: list[Row] = []
+    first = asdict(next(iter(RECIPES.values())))
+    for name, recipe in RECIPES.items():
+        entries = asdict(recipe)
+        shown = {key: value for key, value in entries.items() if not rows or value != first[key]}
+        text = ("" if not rows else "as alignvis, but ") + ", ".join(f"{key} {value}" for key, value in shown.items())
+        indent = " " * 26
+        rows.append(({"name": name, **entries}, textwrap.fill(f"{name:25} {text}", 110, subsequent_indent=indent)))
+    return rows

@@ -167,6 +167,7 @@ class Tables:
                 rows=[row_of[image] for image in images],
                 apart=apart,
                 into=lambda *shape, place=place: self.responses[place],
+                device=device,
                 progress=progress,
             )
         rows = [table.embeddings[store.rows(table, images, tables[0].path)] for table in features]

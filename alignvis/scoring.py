@@ -63,7 +63,7 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
             f"trained on {shape['channels']} x {shape['times']}, or in another order; prepare all subjects alike"
         )
     gallery = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
-    queries = average(responses, "test", recipe, decoder.brain.prepare, progress=progress)
+    queries = average(responses, "test", recipe, decoder.brain.prepare, device=where, progress=progress)
     decoder.eval().to(where)
     with torch.inference_mode():
         brain, image = decoder.brain(queries.to(where)).float(), decoder.image(gallery.to(where)).float()

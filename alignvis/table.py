@@ -55,7 +55,8 @@ def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
         [
             f"{about['dataset']}{simulated}: {about['n']} test responses, "
             f"each the mean of {about['repetitions']} repetitions, among {about['gallery']} pictures",
-            f"{WAYS.get(about['protocol'], about['protocol'])}; recipe {about['recipe']}, validation by {about['validation']}",
+            f"{WAYS.get(about['protocol'], about['protocol'])}; "
+            f"recipe {about['recipe']}, validation by {about['validation']}",
             "± SD over seeds ('all': over subjects); intervals: Wilson over images ('all': t over subjects)",
             "",
             *text,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from alignvis.errors import AlignvisError
+from alignvis.processes import rank
 from alignvis.progress import Progress, silent
 
 
@@ -36,8 +37,8 @@ class Screen:
         click.echo(json.dumps(value, ensure_ascii=False, default=str) if self.as_json else text)
 
     def bar(self) -> Progress:
-        """A progress bar a text: a new text closes the last bar and opens the next."""
-        if self.quiet:
+        """A progress bar a text: a new text closes the last bar and opens the next. Of several processes one draws."""
+        if self.quiet or rank():
             return silent
         from tqdm import tqdm
 
@@ -57,6 +58,8 @@ class Screen:
     def following(self, command: str, root: Path | None = None) -> None:
         """Name the next command, ready to be pasted."""
         root = root or self.root
+        if rank():
+            return
         self.say(f"next: alignvis {'' if root == Path('.') else f'--root {root} '}{command}")
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignvis.decoder import Decoder
-from alignvis.encoders import ENCODERS
+from alignvis.encoders import ENCODERS, brain_mlp
 from alignvis.errors import AlignvisError
 from alignvis.loss import info_nce
 from alignvis.pairs import Pairs
@@ -16,6 +16,12 @@ from alignvis.training import Course, fit
 
 SHAPE = {"channels": 5, "times": 128, "dim": 6}
 RECIPE = Recipe(batch=16, epochs=3, rate=2e-3, schedule="cosine", patience=9)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    """4096 wide, the perceptron of fMRI takes gigabytes a copy; nothing but speed and memory depends on its width."""
+    monkeypatch.setattr(brain_mlp, "WIDTH", 96)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

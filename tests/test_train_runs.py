@@ -1,0 +1,158 @@
+"""Runs that were interrupted go on; runs trained together are the runs trained one by one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignvis import store, train_runs
+from alignvis.errors import AlignvisError
+from alignvis.grid import train_grid
+from alignvis.recipe import Recipe
+from alignvis.runs import load_decoder, read_record
+from alignvis.scoring import evaluate_run
+from alignvis.train_runs import train_run
+from tests.tables import planted, write_features
+
+RECIPE = Recipe(batch=32, epochs=6, rate=3e-3, schedule="cosine", validation="concept")
+CHANGES = {"batch": 32, "epochs": 6, "rate": 3e-3}
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return planted(tmp_path)
+
+
+@pytest.fixture
+def saved_at_once(monkeypatch):
+    monkeypatch.setattr(train_runs, "SAVE_EVERY", 0.0)
+
+
+def train(root: Path, name: str, **changes) -> dict:
+    options = {"encoder": "nice", "recipe": RECIPE, "seed": 3, **changes}
+    tables = root / "responses/tiny/sub-01.safetensors", root / "features/tiny/lowlevel.safetensors"
+    return train_run(*tables, root / "runs" / name, **options)
+
+
+def interrupted(root: Path, name: str, epoch: int = 3, **changes) -> None:
+    def stop(row: dict) -> None:
+        if row["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(root, name, report=stop, **changes)
+
+
+def grid(root: Path, said: list[str] | None = None, **changes) -> list[Path]:
+    options = {"subjects": [1], "encoder": "linear", "recipe_name": "alignvis-fixed", "changes": CHANGES, **changes}
+    runs = train_grid(root, say=(said if said is not None else []).append, detail=lambda text: None, **options)
+    return [run for run, _ in runs]
+
+
+def test_a_run_that_was_interrupted_goes_on_and_ends_as_if_it_never_was(root, saved_at_once):
+    whole = train(root, "whole")
+    interrupted(root, "halves")
+    assert [path.name for path in (root / "runs").iterdir() if path.name != "whole"] == [".halves.safetensors"]
+    epochs: list[int] = []
+    halves = train(root, "halves", report=lambda row: epochs.append(row["epoch"]))
+    assert epochs == [3, 4, 5]
+    assert halves["weights_sha256"] == whole["weights_sha256"] and halves["history"] == whole["history"]
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["halves", "whole"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"recipe": replace(RECIPE, decay=0.2)}, {"encoder": "linear"}, "table"]
+)
+def test_what_is_left_of_another_run_is_not_gone_on_with(root, saved_at_once, change):
+    interrupted(root, "one")
+    if change == "table":
+        table = store.load_features(root / "features/tiny/lowlevel.safetensors")
+        write_features(table.path, -np.asarray(table.embeddings), table.images)
+        change = {}
+    epochs: list[int] = []
+    train(root, "one", report=lambda row: epochs.append(row["epoch"]), **change)
+    assert epochs[0] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_what_is_left_in_ruins_is_begun_anew(root, saved_at_once, content):
+    interrupted(root, "one")
+    (root / "runs/.one.safetensors").write_bytes(content)
+    epochs: list[int] = []
+    train(root, "one", report=lambda row: epochs.append(row["epoch"]))
+    assert epochs == [0, 1, 2, 3, 4, 5]
+
+
+def test_overwriting_begins_anew(root, saved_at_once):
+    interrupted(root, "one")
+    epochs: list[int] = []
+    train(root, "one", overwrite=True, report=lambda row: epochs.append(row["epoch"]))
+    assert epochs[0] == 0
+
+
+def test_unfinished_runs_are_saved_about_once_a_minute(root):
+    interrupted(root, "one")
+    assert not list(root.glob("runs/*"))  # six epochs take less
+
+
+def test_runs_trained_together_are_those_trained_one_by_one(root, tmp_path_factory):
+    """The whole way through files, with seeds, subjects and embeddings mixed in one stack."""
+    planted(root, subject=2)
+    table = store.load_features(root / "features/tiny/lowlevel.safetensors")
+    write_features(
+        root / "features/tiny/twin.safetensors", np.asarray(table.embeddings) ** 3, table.images, encoder="twin"
+    )
+    alone = grid(root, subjects=[1, 2], seeds=[0, 1])
+    records = {run.name: read_record(run) for run in alone}
+    scores = {run.name: evaluate_run(run) for run in alone}
+    for run in alone:
+        assert records[run.name]["stack"] == 1
+    together = grid(root, subjects=[1, 2], seeds=[0, 1], together=8, overwrite=True)
+    assert together == alone and len(alone) == 8
+    for run in together:
+        record, before = read_record(run), records[run.name]
+        for key in ("split", "inputs", "seed", "subject", "features", "shape"):
+            assert record[key] == before[key]
+        for row, other in zip(record["history"], before["history"], strict=True):
+            assert row["held_out_loss"] == pytest.approx(other["held_out_loss"], rel=1e-3)
+        ours, theirs = evaluate_run(run), scores[run.name]
+        assert abs(ours["top1"] - theirs["top1"]) <= 1 / 40  # a tie may fall to the other side
+        assert load_decoder(run, record).brain.map.weight.shape == (8, 3 * 120)
+    assert len({score["top1"] for score in scores.values()}) > 1
+
+
+def test_a_stack_that_was_interrupted_goes_on_together(root, saved_at_once):
+    seen: list[int] = []
+
+    def stop(done: int, total: int, text: str, note: str = "") -> None:
+        if text.startswith("runs"):
+            seen.append(done)
+            if len(seen) == 7:  # in the third epoch of three runs
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid(root, seeds=[0, 1, 2], together=3, progress=stop)
+    assert len(list((root / "runs").glob(".*.safetensors"))) == 3
+    seen.clear()
+    runs = grid(root, seeds=[0, 1, 2], together=3, progress=lambda done, *rest: seen.append(done))
+    assert seen[-12:] == [3] * 3 + [4] * 3 + [5] * 3 + [6] * 3 and 2 not in seen[-15:]
+    assert [len(read_record(run)["history"]) for run in runs] == [6, 6, 6]
+    assert not list((root / "runs").glob(".*"))
+
+
+def test_a_run_that_diverges_is_told_and_the_others_are_there(root):
+    """One embedding so large that the loss is not a number; it steps together with a sound one."""
+    table = store.load_features(root / "features/tiny/lowlevel.safetensors")
+    write_features(
+        root / "features/tiny/huge.safetensors", np.asarray(table.embeddings) * 5e37, table.images, encoder="huge"
+    )
+    changes = CHANGES | {"sides": "none"}
+    sound = grid(root, features=["lowlevel"], changes=changes)
+    expected = read_record(sound[0])["history"]
+    with pytest.raises(AlignvisError, match="huge.*not finite in epoch 0: training diverged.*other 1 runs were not"):
+        grid(root, changes=changes, together=2, overwrite=True)
+    assert read_record(sound[0])["history"][-1]["held_out_loss"] == pytest.approx(
+        expected[-1]["held_out_loss"], rel=1e-4
+    )
+    assert [path.name for path in (root / "runs").iterdir()] == [sound[0].name]
