@@ -15,7 +15,7 @@ from alignvis.plans import Plan, Tables, Wanted, plan, sections
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, choose_recipe
-from alignvis.runs import read_record, run_name
+from alignvis.runs import read_recipe, read_record, run_name
 from alignvis.store import Responses
 from alignvis.train_runs import Outcome, train_stack
 from alignvis.training import Course
@@ -137,7 +137,7 @@ def train_grid(
     todo: dict[Kind, list[Plan]] = {}
     for out, (kind, wanted) in asked.items():
         if out.exists() and not overwrite:
-            _check_kept(wanted)
+            _check_kept(wanted, kind[2])
             if not rank():
                 say(f"{out} is there already and was kept")
         else:
@@ -167,7 +167,8 @@ def train_grid(
         return []
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise AlignvisError(f"{failed[0]}{more}; the other {len(outcomes) - len(failed)} runs were not disturbed")
+        others = f"; {len(outcomes) - len(failed)} others were not disturbed" if len(outcomes) > len(failed) else ""
+        raise AlignvisError(f"{failed[0]}{more}{others}")
     return [(out, read_record(out)) for out in asked]
 
 
@@ -265,9 +266,11 @@ def _own(path: Path, subject: int) -> Path:
     return path
 
 
-def _check_kept(wanted: Wanted) -> None:
-    """Make sure that a run that is there was trained on the tables that are there now."""
+def _check_kept(wanted: Wanted, recipe: Recipe) -> None:
+    """Make sure that a run that is there was trained by this recipe, on the tables that are there now."""
     record = read_record(wanted.out)
+    if read_recipe(wanted.out, record) != recipe:
+        raise AlignvisError(f"{wanted.out} was trained by another recipe of that name; --overwrite trains it again")
     stated = [table["fingerprint"] for table in (*record["inputs"]["responses"], record["inputs"]["features"])]
     if stated != [store.fingerprint(path) for path in (*wanted.responses, wanted.features)]:
         raise AlignvisError(

@@ -204,11 +204,13 @@ def split(images: Sequence[str], unit: str, share: float, seed: int) -> tuple[Te
         AlignvisError: when fewer than two images would be left on either side.
     """
     unit_of = {"image": str, "concept": concept}[unit]
+    ordered = sorted(images)
     units = sorted({unit_of(image) for image in images})
     generator = torch.Generator().manual_seed(seed)
-    held_out = {units[i] for i in torch.randperm(len(units), generator=generator)[: max(1, int(share * len(units)))]}
+    order = torch.randperm(len(units), generator=generator).tolist()
+    held_out = {units[i] for i in order[: max(1, int(share * len(units)))]}
     place = {image: row for row, image in enumerate(images)}
-    shuffled = [sorted(images)[i] for i in torch.randperm(len(images), generator=generator)]
+    shuffled = [ordered[i] for i in torch.randperm(len(images), generator=generator).tolist()]
     sides = [
         torch.tensor([place[image] for image in shuffled if (unit_of(image) in held_out) is side])
         for side in (False, True)
@@ -216,7 +218,7 @@ def split(images: Sequence[str], unit: str, share: float, seed: int) -> tuple[Te
     if min(len(side) for side in sides) < 2:
         raise AlignvisError(
             f"{len(images)} training images in {len(units)} {unit}s are too few: "
-            f"holding out {share:.0%} of the {unit}s leaves {len(sides[0])} to train on and {len(sides[1])} to "
+            f"holding out {share:.3g} of the {unit}s leaves {len(sides[0])} to train on and {len(sides[1])} to "
             "validate on; at least two of each are needed"
         )
     return sides[0].long(), sides[1].long()

@@ -1,7 +1,8 @@
 """What decides how a run is trained, apart from its data, its encoder and its seed."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from math import cos, isfinite, pi
 from typing import Any
@@ -167,8 +168,9 @@ def choose_recipe(name: str, changes: dict[str, Any], column: str | None = None)
     if f"{name}-{column}" in RECIPES:
         name = f"{name}-{column}"
     recipe = replace(RECIPES[name], **changes)
-    changed = {key: value for key, value in changes.items() if getattr(RECIPES[name], key) != value}
-    words = [f"{key}-{str(value).replace(':', '-').replace(',', '-')}" for key, value in changed.items()]
+    before, after = asdict(RECIPES[name]), asdict(recipe)  # in the order of the entries, however they were given
+    changed = {key: str(after[key]) for key in after if after[key] != before[key]}
+    words = [f"{key}-{re.sub(r'[^a-zA-Z0-9.+-]', '-', value)}" for key, value in changed.items()]
     full = "+".join([name, *words])
     if len(full) > LONGEST_NAME:  # the record states every entry
         full = f"{name}+{len(words)}-changes-{sha256(full.encode()).hexdigest()[:8]}"

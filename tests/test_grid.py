@@ -30,7 +30,7 @@ def root(tmp_path) -> Path:
 
 
 def test_every_combination_is_trained_and_tables_that_do_not_fit_are_left_out(root):
-    name = "tiny_sub-{:02d}_{}_linear_alignvis+epochs-1+batch-16_seed-{}".format
+    name = "tiny_sub-{:02d}_{}_linear_alignvis+batch-16+epochs-1_seed-{}".format
     expected = [name(s, f, seed) for s in (1, 2) for f in ("lowlevel", "twin") for seed in (0, 4)]
     assert grid(root, subjects=[1, 2], seeds=[0, 4]) == expected
     assert sorted(path.name for path in (root / "runs").iterdir()) == sorted(expected)
@@ -42,6 +42,21 @@ def test_runs_that_are_there_are_kept_and_the_others_go_on(root):
     before, said = run.stat().st_mtime_ns, []
     assert len(grid(root, said)) == 2
     assert run.stat().st_mtime_ns == before and said == [f"{run} is there already and was kept"]
+
+
+def test_the_order_in_which_changes_are_given_is_no_part_of_a_name(root):
+    first = grid(root, features=["twin"], changes={"epochs": 1, "batch": 16})
+    assert grid(root, features=["twin"], changes={"batch": 16, "epochs": 1}) == first
+    assert len(list((root / "runs").iterdir())) == 1
+
+
+def test_a_run_of_the_same_name_by_another_recipe_is_refused(root):
+    grid(root, features=["twin"])
+    path = next((root / "runs").glob("*/record.json"))
+    record = files.read_json(path)
+    files.write_json(path, record | {"recipe": record["recipe"] | {"decay": 0.3}})
+    with pytest.raises(AlignvisError, match="was trained by another recipe of that name; --overwrite"):
+        grid(root, features=["twin"])
 
 
 def test_a_run_of_the_same_name_on_other_tables_is_refused(root):

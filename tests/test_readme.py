@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from alignvis import store
 from alignvis.cli import main
 from alignvis.images.catalogue import CATALOGUE
+from tests.tables import planted, write_features
 from tests.vit_files import adapted, as_dino, random_model, read, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +40,7 @@ def test_two_commands_do_all_the_set_up_and_ci_runs_them():
     single = [text.strip() for text in BLOCKS if text.count("\n") == 1]
     assert single == ["pip install . && alignvis demo", 'pip install -e ".[test]" && pytest']
     assert all(command in ci for command in single)
-    assert len(BLOCKS) == 4, "a new block of commands needs a test of its own"
+    assert len(BLOCKS) == 5, "a new block of commands needs a test of its own"
 
 
 def test_without_a_dataset_the_commands_lead_from_nothing_to_a_score(tmp_path, monkeypatch):
@@ -75,6 +78,31 @@ def test_with_a_dataset_three_commands_without_an_option_answer_the_question(tmp
     assert [Path(file["file"]).name for file in table.document["weights"]] == [
         "synclr_vit_b_16.pth", "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
+
+
+def test_a_grid_is_one_command(tmp_path, monkeypatch):
+    """Three small subjects instead of ten; every line is run, the last one in processes of its own."""
+    for subject in (1, 2, 3):
+        planted(tmp_path, subject=subject)
+    table = store.load_features(tmp_path / "features/tiny/lowlevel.safetensors")
+    for name in ("dreamsim_synclr_vitb16", "dreamsim_synclr_vitb16_noalign"):
+        write_features(table.path.with_name(f"{name}.safetensors"), table.embeddings, table.images, encoder=name)
+    table.path.unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    brains, pairs, leave_out, processes = [
+        line.replace("1-10", "1-3").replace("0-4", "0-1").replace("nproc-per-node 4", "nproc-per-node 2")
+        for line in block("alignvis list brain-encoders")
+    ]
+    assert run(brains).count("\n") == 9
+    quick = ["--batch", "32", "--epochs", "1"]
+    assert run(pairs, *quick).count("best epoch") == 3 * 2 * 2
+    assert run(leave_out, *quick).count("best epoch") == 3 * 2
+    assert "trained on the other subjects" in run("alignvis eval")
+    words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(processes)[1:], *quick]
+    assert shlex.split(processes)[0] == "torchrun"
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("best epoch") == 3 * 2 * 2, done.stderr
 
 
 @pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("alignvis ")])

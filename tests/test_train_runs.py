@@ -150,7 +150,7 @@ def test_a_run_that_diverges_is_told_and_the_others_are_there(root):
     changes = CHANGES | {"sides": "none"}
     sound = grid(root, features=["lowlevel"], changes=changes)
     expected = read_record(sound[0])["history"]
-    with pytest.raises(AlignvisError, match="huge.*not finite in epoch 0: training diverged.*other 1 runs were not"):
+    with pytest.raises(AlignvisError, match="huge.*not finite in epoch 0: training diverged.*; 1 others were not"):
         grid(root, changes=changes, together=2, overwrite=True)
     assert read_record(sound[0])["history"][-1]["held_out_loss"] == pytest.approx(
         expected[-1]["held_out_loss"], rel=1e-4
