@@ -15,6 +15,7 @@ from alignvis.store import Responses
 
 CHUNK = 512  # images at a time: what bounds the memory beside the result
 WITHOUT_TIMES = "{} does not say when its samples were taken; leave --window and --smoothing out"
+FLAT = 1e-6  # of its own size: as much as rounding leaves of a flat channel
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -34,7 +35,9 @@ def unit_repetitions(responses: Tensor) -> Tensor:
 def centred_unit(responses: Tensor) -> Tensor:
     """As `unit_repetitions`, but the norm is that of what is left when the mean is gone: free of any offset."""
     centred = responses - responses.mean(dim=-1, keepdim=True)
-    return centred / torch.linalg.vector_norm(centred, dim=-1, keepdim=True).clamp_(min=TINY)
+    norm, whole = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (centred, responses))
+    # what rounding leaves of a constant is no response
+    return torch.where(norm > FLAT * whole, centred / norm.clamp(min=TINY), 0.0)
 
 
 def centred_unit_mean(responses: Tensor) -> Tensor:
@@ -98,9 +101,18 @@ def sampling_rate(table: Responses) -> float:
 
 
 def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
-    """Channels and times that are left of a response."""
-    times = chosen_times(table, recipe.window)
-    return len(chosen_channels(table, recipe.channels)), recipe.resample or times.stop - times.start
+    """Channels and times that are left of a response.
+
+    Raises:
+        AlignvisError: when the recipe asks for what the table does not have, or is to normalise a single time.
+    """
+    window = chosen_times(table, recipe.window)
+    times = recipe.resample or window.stop - window.start
+    if recipe.normalisation != "none" and times == 1:
+        raise AlignvisError(
+            f"{table.path} has one time a response, which cannot be normalised over time; choose --normalisation none"
+        )
+    return len(chosen_channels(table, recipe.channels)), times
 
 
 def interpolate(responses: Tensor, times: int) -> Tensor:
@@ -148,10 +160,7 @@ def average(
     order = np.arange(len(ids)) if rows is None else np.asarray(rows)
     channels, times = chosen_channels(table, recipe.channels), chosen_times(table, recipe.window)
     names = [table.document["channels"][place] for place in channels]
-    if recipe.normalisation != "none" and (recipe.resample or times.stop - times.start) == 1:
-        raise AlignvisError(
-            f"{table.path} has one time a response, which cannot be normalised over time; use a recipe without"
-        )
+    shape_of(table, recipe)  # refuses what cannot be done
     if not len(order):
         raise AlignvisError(f"{table.path} has no {part} images; prepare the recording again")
     alive = torch.zeros(len(channels), dtype=torch.bool, device=device)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from alignvis.encoders import build
 from alignvis.recipe import Recipe
-
-LARGEST_SCALE = 100.0  # of the logits, where it is learned; as in Radford et al. (2021), arXiv:2103.00020
+from alignvis.stack import LARGEST_LOG_SCALE
 
 
 class Decoder(nn.Module):
@@ -35,9 +34,8 @@ class Decoder(nn.Module):
             if recipe.projector:
                 self.image = nn.Linear(dim, shared)
         log_scale = torch.tensor(log(1 / recipe.temperature))
-        self.learned = recipe.scale == "learned"
-        if self.learned:
-            self.log_scale = nn.Parameter(log_scale)
+        if recipe.scale == "learned":
+            self.log_scale = nn.Parameter(log_scale.clamp(max=LARGEST_LOG_SCALE))
         else:
             self.register_buffer("log_scale", log_scale)
 
@@ -51,5 +49,4 @@ class Decoder(nn.Module):
         Returns:
             Brain vectors and image vectors, (batch, shared) each, and the scale of the logits, without axes.
         """
-        scale = self.log_scale.exp()
-        return self.brain(prepared), self.image(embeddings), scale.clamp(max=LARGEST_SCALE) if self.learned else scale
+        return self.brain(prepared), self.image(embeddings), self.log_scale.exp()

@@ -149,7 +149,7 @@ def train_grid(
         for kind, plans in todo.items():
             shelf = partial(Tables, encoder=kind[0], recipe=kind[2], device=where, scratch=root / "runs")
             shelf = partial(shelf, say=say, progress=progress)
-            for part in _my_turn(list(sections(plans, where))):
+            for part in _my_turn(list(sections(plans, kind[2], where))):
                 size = together or (1 if where.type == "cpu" else _fair_share(part))
                 report = _reporter(len(outcomes), total, progress, detail)
                 for out, outcome in _train_part(kind, part, shelf, size, overwrite, say, report):
@@ -195,6 +195,8 @@ def _train_part(
             outcomes = train_stack(
                 taken, tables, encoder, recipe, name, overwrite=overwrite, report=partial(report, taken)
             )
+        except AlignvisError as error:  # of what the part shares, so it is true of all its runs
+            outcomes = {one.wanted.out: error for one in part}
         except torch.OutOfMemoryError:
             if len(taken) == 1:
                 raise AlignvisError(
@@ -255,6 +257,11 @@ def _groups(
             others = tuple(_own(other, number) for number, other in here.items() if number != subject)
             if others:
                 groups.append((subject, others, path))
+    if not groups:
+        raise AlignvisError(
+            f"--leave-out needs two subjects of one dataset, and subjects {', '.join(map(str, subjects))} have none in "
+            "common; prepare more of them"
+        )
     return groups
 
 

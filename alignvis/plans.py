@@ -152,9 +152,17 @@ class Tables:
         halves = recipe.normalisation != "none" or all(table.train.dtype == np.float16 for table in tables)
         where, dtype, self.streamed = _place(shape, halves, device, memory or _half(device), say)
         if where == "disk":
-            with tempfile.NamedTemporaryFile(dir=scratch) as file:  # its map outlives its name
-                os.posix_fallocate(file.fileno(), 0, prod(shape) * dtype.itemsize)
-                self.responses = torch.from_file(file.name, shared=True, size=prod(shape), dtype=dtype).view(shape)
+            try:
+                scratch.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=scratch) as file:  # its map outlives its name
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, prod(shape) * dtype.itemsize)
+                    self.responses = torch.from_file(file.name, shared=True, size=prod(shape), dtype=dtype).view(shape)
+            except OSError as error:
+                raise AlignvisError(
+                    f"{scratch} has no room for {prod(shape) * dtype.itemsize / 2**30:.1f} GiB of responses "
+                    f"({error.strerror}); free some, or choose another --root"
+                ) from error
         else:
             self.responses = torch.empty(shape, dtype=dtype, device=where)
         for place, table in enumerate(tables):
@@ -188,7 +196,7 @@ class Tables:
         return pairs, replace(pairs, rows=torch.stack([plan.held_out for plan in plans]).to(home))
 
 
-def sections(plans: Sequence[Plan], device: torch.device) -> Iterator[list[Plan]]:
+def sections(plans: Sequence[Plan], recipe: Recipe, device: torch.device) -> Iterator[list[Plan]]:
     """Cut plans into parts of one shape whose tables are kept in memory together.
 
     A CPU trains one run after the other, so there a part is what shares its recordings; a GPU steps as many together
@@ -199,7 +207,8 @@ def sections(plans: Sequence[Plan], device: torch.device) -> Iterator[list[Plan]
         parts.setdefault((*plan.key, plan.wanted.responses if device.type == "cpu" else None), []).append(plan)
     for part in parts.values():
         shape = part[0].shape
-        one = 2 * len(part[0].images) * shape["channels"] * shape["times"]
+        apart = 1 if recipe.repetitions == "all" else part[0].repetitions
+        one = 2 * len(part[0].images) * apart * shape["channels"] * shape["times"]
         room = len(part) if device.type == "cpu" else max(1, _half(device)[0] // one)
         here: list[Plan] = []
         for plan in part:

@@ -104,6 +104,8 @@ class Recipe:
             name = f"--{entry.name.replace('_', '-')} {value}"
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise AlignvisError(f"{name} is not of the kind of {entry.default!r}")
+            if kind is float:  # the same number has one spelling, in names and in files
+                object.__setattr__(self, entry.name, float(value))
             if isinstance(value, float) and not isfinite(value):
                 raise AlignvisError(f"{name} is not a number to train with; choose a finite one")
             if about["choices"] and value not in about["choices"]:
@@ -172,6 +174,6 @@ def choose_recipe(name: str, changes: dict[str, Any], column: str | None = None)
     changed = {key: str(after[key]) for key in after if after[key] != before[key]}
     words = [f"{key}-{re.sub(r'[^a-zA-Z0-9.+-]', '-', value)}" for key, value in changed.items()]
     full = "+".join([name, *words])
-    if len(full) > LONGEST_NAME:  # the record states every entry
-        full = f"{name}+{len(words)}-changes-{sha256(full.encode()).hexdigest()[:8]}"
+    if len(full) > LONGEST_NAME or re.search(r"[^\w.,]", recipe.channels):  # the record states every entry
+        full = f"{name}+{len(words)}-changes-{sha256(str(changed).encode()).hexdigest()[:8]}"
     return full, recipe

@@ -38,6 +38,7 @@ RECORD = {  # what the record of a run must hold for it to be scored and listed
 }
 SCORES = {
     **{key: str for key in ("dataset", "encoder", "features", "protocol", "recipe", "validation", "weights_sha256")},
+    "queries_fingerprint": str,
     **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
     **{key: bool for key in ("simulated", "aligned")},
     **{key: NUMBER for key in ("median_rank", "median_rank_chance")},

@@ -116,7 +116,7 @@ def score_all(
         kept = (run / "scores.json").is_file() and not overwrite
         record = read_record(run)
         score = read_scores(run, record) if kept else evaluate_run(run, device=device)
-        for table in changed_inputs(run, record) if kept else ():
+        for table in _changed(run, record, score) if kept else ():
             say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
         if score["answers"] <= max(1, score["n"] // 20):
             say(
@@ -126,6 +126,13 @@ def score_all(
         scores.append({"run": str(run), **score})
         progress(done, len(chosen), "scoring runs")
     return scores
+
+
+def _changed(run: Path, record: dict[str, Any], score: dict[str, Any]) -> list[Path]:
+    """Tables that have changed, or gone, since a run was trained and scored."""
+    changed, queries = changed_inputs(run, record), stated_path(run, record["inputs"]["queries"])
+    known = queries in changed or (queries.is_file() and store.fingerprint(queries) == score["queries_fingerprint"])
+    return changed if known else [*changed, queries]
 
 
 def _queries(run: Path, record: dict[str, Any]) -> Responses:

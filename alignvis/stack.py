@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
-APART = "log_scale"  # the parameter with a learning rate of its own and no decay
+APART = "log_scale"  # the parameter with a learning rate of its own, no decay, and a largest value:
+LARGEST_LOG_SCALE = log(100)  # as in Radford et al. (2021), arXiv:2103.00020
 
 
 class Stack:
@@ -93,6 +95,8 @@ class Stack:
                 self.second[place].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
                 size = self.second[place].sqrt().div_(second**0.5).add_(EPSILON)
                 weights.sub_(self.first[place].div(size).mul_(speed / first))
+                if apart:
+                    weights.clamp_(max=LARGEST_LOG_SCALE)
                 weights.grad = None
 
     def remember(self, better: Tensor) -> None:
