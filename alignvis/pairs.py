@@ -111,7 +111,9 @@ class Pairs:
                 yield self._batch(brains[:, here], rows[:, here], None if shares is None else shares[:, here])
 
     def _batch(self, brains: Tensor, rows: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:
-        responses = self.responses[brains, rows].float()
+        # rows of one matrix are copied in one piece each, ten times as fast as by two indices
+        found = (brains * self.responses.shape[1] + rows).flatten()
+        responses = self.responses.flatten(0, 1).index_select(0, found).unflatten(0, rows.shape).float()
         if shares is not None:
             responses = torch.einsum("rbk,rbk...->rb...", shares, responses)
         elif self.mixed:

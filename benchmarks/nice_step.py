@@ -74,11 +74,11 @@ def main() -> None:
         "published": published_step(published_from(decoder.brain, 63, 250, 512), responses, features),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for round in range(options.steps + 2):
+    for turn in range(options.steps + 2):
         for name, step in steps.items():
             begun = time.perf_counter()
             step()
-            if round >= 2:  # the first steps warm up
+            if turn >= 2:  # the first steps warm up
                 times[name].append(time.perf_counter() - begun)
     ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
     print(
