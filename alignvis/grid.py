@@ -1,6 +1,7 @@
-"""Every combination asked for: which tables fit together, which runs are there already, which are still to do."""
+"""Every combination asked for: which runs are there already, which are still to do, and who does them."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,73 +12,17 @@ import torch
 from alignvis import files, store
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
+from alignvis.finding import find_features, who_learns_from_whom
 from alignvis.plans import Plan, Tables, Wanted, plan, sections
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, choose_recipe
 from alignvis.runs import read_recipe, read_record, run_name
-from alignvis.store import Responses
 from alignvis.train_runs import Outcome, train_stack
 from alignvis.training import Course
 
 Kind = tuple[str, str, Recipe]  # brain encoder, name of the recipe, recipe
 WAIT = 0.5  # seconds between two looks at what other processes have done
-
-
-def find_responses(root: Path, subject: int, dataset: str | None = None) -> list[Path]:
-    """Find a subject's responses tables, of one dataset or of all.
-
-    Raises:
-        AlignvisError: when there is none; the sentence names the command that makes one.
-    """
-    if dataset is not None and Path(dataset).name != dataset:
-        raise AlignvisError(
-            f"--dataset {dataset!r} is not the name of a folder in {root / 'responses'}; name one without a path"
-        )
-    found = sorted((root / "responses").glob(f"{dataset or '*'}/sub-{subject:02d}.safetensors"))
-    if not found:
-        raise AlignvisError(
-            f"there are no responses of subject {subject} in {root / 'responses' / (dataset or '')}; "
-            f"make them with: alignvis prepare {dataset or 'things-eeg2'} --raw DIR --subject {subject}"
-        )
-    return found
-
-
-def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) -> list[Path]:
-    """Find the features tables that have every image of a recording, by image id.
-
-    Args:
-        wanted: image encoders; none means every table that fits.
-
-    Raises:
-        AlignvisError: when a wanted encoder has no table that fits, or nothing fits.
-    """
-    tables = {
-        path: store.read_document(path, "features") for path in sorted((root / "features").glob("*/*.safetensors"))
-    }
-    shown = {*responses.train_images, *responses.test_images}
-    fitting = [path for path, document in tables.items() if shown <= set(document.get("images", ()))]
-    for encoder in wanted:
-        if encoder not in [tables[path]["encoder"] for path in fitting]:
-            named = [path for path in tables if tables[path]["encoder"] == encoder]
-            if named:  # it is there but does not fit: this says why
-                store.rows(
-                    store.load_features(named[0]), [*responses.train_images, *responses.test_images], responses.path
-                )
-            there = sorted({document["encoder"] for document in tables.values()})
-            raise AlignvisError(
-                f"there are no features of {encoder!r} in {root / 'features'} "
-                f"(there are: {', '.join(there) or 'none'}); make them with: alignvis extract --encoder {encoder}"
-            )
-    if not fitting:
-        if tables:
-            store.rows(
-                store.load_features(next(iter(tables))),
-                [*responses.train_images, *responses.test_images],
-                responses.path,
-            )
-        raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
-    return [path for path in fitting if not wanted or tables[path]["encoder"] in wanted]
 
 
 def train_grid(
@@ -120,7 +65,7 @@ def train_grid(
     if overwrite and processes() > 1:
         raise AlignvisError("several processes cannot tell what to overwrite; remove those runs, then train again")
     asked: dict[Path, tuple[Kind, Wanted]] = {}
-    for subject, tables, queries in _groups(root, subjects, dataset, leave_out):
+    for subject, tables, queries in who_learns_from_whom(root, subjects, dataset, leave_out):
         first = store.load_responses(tables[0])
         fmri = first.train.shape[-1] == 1
         name, recipe = choose_recipe(recipe_name, changes, "leave-out" if leave_out else "fmri" if fmri else None)
@@ -149,8 +94,11 @@ def train_grid(
         for kind, plans in todo.items():
             shelf = partial(Tables, encoder=kind[0], recipe=kind[2], device=where, scratch=root / "runs")
             shelf = partial(shelf, say=say, progress=progress)
-            for part in _my_turn(list(sections(plans, kind[2], where))):
-                size = together or (1 if where.type == "cpu" else _fair_share(part))
+            parts = _my_turn(list(sections(plans, kind[2], where)))
+            sizes = [together or (1 if where.type == "cpu" else _fair_share(part)) for part in parts]
+            if max(sizes) > 1 and not rank():
+                say(_how_cut(parts, sizes))
+            for part, size in zip(parts, sizes, strict=True):
                 report = _reporter(len(outcomes), total, progress, detail)
                 for out, outcome in _train_part(kind, part, shelf, size, overwrite, say, report):
                     outcomes[out] = outcome
@@ -170,6 +118,14 @@ def train_grid(
         others = f"; {len(outcomes) - len(failed)} others were not disturbed" if len(outcomes) > len(failed) else ""
         raise AlignvisError(f"{failed[0]}{more}{others}")
     return [(out, read_record(out)) for out in asked]
+
+
+def _how_cut(parts: Sequence[Sequence[Plan]], sizes: Sequence[int]) -> str:
+    """Say which stacks the runs are cut into."""
+    cuts = zip(parts, sizes, strict=True)
+    stacks = Counter(min(size, len(part) - start) for part, size in cuts for start in range(0, len(part), size))
+    text = ", ".join(f"{count} of {runs}" for runs, count in sorted(stacks.items(), reverse=True))
+    return f"{sum(map(len, parts))} runs step together in stacks: {text}"
 
 
 def _is_over(one: Plan, outcomes: dict[Path, Outcome], overwrite: bool) -> bool:
@@ -238,39 +194,6 @@ def _my_turn(parts: list[list[Plan]]) -> list[list[Plan]]:
 
 def _fair_share(part: Sequence[Plan]) -> int:
     return -(-len(part) // processes())
-
-
-def _groups(
-    root: Path, subjects: Sequence[int], dataset: str | None, leave_out: bool
-) -> list[tuple[int, tuple[Path, ...], Path]]:
-    """Who is asked about, which tables are trained on, and which table is asked."""
-    if not leave_out:
-        found = [(subject, path) for subject in subjects for path in find_responses(root, subject, dataset)]
-        return [(subject, (_own(path, subject),), path) for subject, path in found]
-    if len(subjects) < 2:
-        raise AlignvisError("--leave-out trains on all subjects given but one; give at least two, like --subject 1-10")
-    groups = []
-    paths = {subject: find_responses(root, subject, dataset) for subject in subjects}
-    for folder in sorted({path.parent for found in paths.values() for path in found}):
-        here = {subject: path for subject, found in paths.items() for path in found if path.parent == folder}
-        for subject, path in here.items():
-            others = tuple(_own(other, number) for number, other in here.items() if number != subject)
-            if others:
-                groups.append((subject, others, path))
-    if not groups:
-        raise AlignvisError(
-            f"--leave-out needs two subjects of one dataset, and subjects {', '.join(map(str, subjects))} have none in "
-            "common; prepare more of them"
-        )
-    return groups
-
-
-def _own(path: Path, subject: int) -> Path:
-    """A table is what its name says."""
-    stated = store.read_document(path, "responses").get("subject")
-    if stated != subject:
-        raise AlignvisError(f"{path} holds subject {stated}; give the file its own name back")
-    return path
 
 
 def _check_kept(wanted: Wanted, recipe: Recipe) -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from alignvis import files, store
 from alignvis.errors import AlignvisError
-from alignvis.grid import find_features, find_responses, train_grid
+from alignvis.finding import find_features, find_responses
+from alignvis.grid import train_grid
 from alignvis.scoring import score_all
 from tests.tables import image_ids, planted, write_features
 

@@ -108,7 +108,9 @@ def test_runs_trained_together_are_those_trained_one_by_one(root, tmp_path_facto
     scores = {run.name: evaluate_run(run) for run in alone}
     for run in alone:
         assert records[run.name]["stack"] == 1
-    together = grid(root, subjects=[1, 2], seeds=[0, 1], together=8, overwrite=True)
+    said: list[str] = []
+    together = grid(root, said, subjects=[1, 2], seeds=[0, 1], together=3, overwrite=True)
+    assert said == ["8 runs step together in stacks: 2 of 3, 2 of 1"]  # on a CPU a part is one recording
     assert together == alone and len(alone) == 8
     for run in together:
         record, before = read_record(run), records[run.name]

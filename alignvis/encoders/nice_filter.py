@@ -84,15 +84,13 @@ class FusedFilter(torch.autograd.Function):
         for start in range(0, len(windows), together):
             now = windows[start : start + together]
             count = len(now)
-            below, = scratch[:, :count]
+            (below,) = scratch[:, :count]
             part = planes[start : start + together] if keep else planes[:count]
             torch.baddbmm(bias, weight.expand(count, -1, -1), now, out=part)
             torch.clamp(part, max=0, out=below).exp2_()
             torch.add(lowest, below, alpha=BITS, out=below)
             torch.maximum(part, below, out=part)
-            torch.bmm(
-                spatial.expand(count, -1, -1), part.view(count, -1, images), out=output[start : start + together]
-            )
+            torch.bmm(spatial.expand(count, -1, -1), part.view(count, -1, images), out=output[start : start + together])
         return output, planes
 
     @staticmethod

@@ -1,0 +1,97 @@
+"""Which tables are there for what was asked: recordings by subject, embeddings that fit them, who is trained on whom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignvis import store
+from alignvis.errors import AlignvisError
+from alignvis.store import Responses
+
+
+def find_responses(root: Path, subject: int, dataset: str | None = None) -> list[Path]:
+    """Find a subject's responses tables, of one dataset or of all.
+
+    Raises:
+        AlignvisError: when there is none; the sentence names the command that makes one.
+    """
+    if dataset is not None and Path(dataset).name != dataset:
+        raise AlignvisError(
+            f"--dataset {dataset!r} is not the name of a folder in {root / 'responses'}; name one without a path"
+        )
+    found = sorted((root / "responses").glob(f"{dataset or '*'}/sub-{subject:02d}.safetensors"))
+    if not found:
+        raise AlignvisError(
+            f"there are no responses of subject {subject} in {root / 'responses' / (dataset or '')}; "
+            f"make them with: alignvis prepare {dataset or 'things-eeg2'} --raw DIR --subject {subject}"
+        )
+    return found
+
+
+def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) -> list[Path]:
+    """Find the features tables that have every image of a recording, by image id.
+
+    Args:
+        wanted: image encoders; none means every table that fits.
+
+    Raises:
+        AlignvisError: when a wanted encoder has no table that fits, or nothing fits.
+    """
+    tables = {
+        path: store.read_document(path, "features") for path in sorted((root / "features").glob("*/*.safetensors"))
+    }
+    shown = {*responses.train_images, *responses.test_images}
+    fitting = [path for path, document in tables.items() if shown <= set(document.get("images", ()))]
+    for encoder in wanted:
+        if encoder not in [tables[path]["encoder"] for path in fitting]:
+            named = [path for path in tables if tables[path]["encoder"] == encoder]
+            if named:  # it is there but does not fit: this says why
+                store.rows(
+                    store.load_features(named[0]), [*responses.train_images, *responses.test_images], responses.path
+                )
+            there = sorted({document["encoder"] for document in tables.values()})
+            raise AlignvisError(
+                f"there are no features of {encoder!r} in {root / 'features'} "
+                f"(there are: {', '.join(there) or 'none'}); make them with: alignvis extract --encoder {encoder}"
+            )
+    if not fitting:
+        if tables:
+            store.rows(
+                store.load_features(next(iter(tables))),
+                [*responses.train_images, *responses.test_images],
+                responses.path,
+            )
+        raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
+    return [path for path in fitting if not wanted or tables[path]["encoder"] in wanted]
+
+
+def who_learns_from_whom(
+    root: Path, subjects: Sequence[int], dataset: str | None, leave_out: bool
+) -> list[tuple[int, tuple[Path, ...], Path]]:
+    """Who is asked about, which tables are trained on, and which table is asked."""
+    if not leave_out:
+        found = [(subject, path) for subject in subjects for path in find_responses(root, subject, dataset)]
+        return [(subject, (_own(path, subject),), path) for subject, path in found]
+    if len(subjects) < 2:
+        raise AlignvisError("--leave-out trains on all subjects given but one; give at least two, like --subject 1-10")
+    groups = []
+    paths = {subject: find_responses(root, subject, dataset) for subject in subjects}
+    for folder in sorted({path.parent for found in paths.values() for path in found}):
+        here = {subject: path for subject, found in paths.items() for path in found if path.parent == folder}
+        for subject, path in here.items():
+            others = tuple(_own(other, number) for number, other in here.items() if number != subject)
+            if others:
+                groups.append((subject, others, path))
+    if not groups:
+        raise AlignvisError(
+            f"--leave-out needs two subjects of one dataset, and subjects {', '.join(map(str, subjects))} have none in "
+            "common; prepare more of them"
+        )
+    return groups
+
+
+def _own(path: Path, subject: int) -> Path:
+    """A table is what its name says."""
+    stated = store.read_document(path, "responses").get("subject")
+    if stated != subject:
+        raise AlignvisError(f"{path} holds subject {stated}; give the file its own name back")
+    return path
