@@ -1,4 +1,4 @@
-"""Which tables are there for what was asked: recordings by subject, embeddings that fit them, who is trained on whom."""
+"""Which tables are there for what was asked: recordings by subject, embeddings that fit, who learns from whom."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -36,3 +37,11 @@ def test_a_brain_encoder_takes_as_few_samples_as_it_says(name):
     if fewest > 1:
         with pytest.raises(AlignvisError):
             build(name, channels=3, times=fewest - 1, dim=4)
+
+
+def test_a_recipe_is_shown_by_what_it_has_otherwise_and_given_whole():
+    shown = {row["name"]: (row, " ".join(text.split())) for row, text in recipes()}
+    row, text = shown["alignvis-fixed"]
+    assert text == "alignvis-fixed as alignvis, but schedule cosine, validation concept"
+    assert {key: value for key, value in row.items() if key != "name"} == asdict(RECIPES["alignvis-fixed"])
+    assert all(f"{key} " in shown["alignvis"][1] for key in asdict(RECIPES["alignvis"]))
