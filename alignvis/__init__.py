@@ -13,6 +13,8 @@ _PUBLIC = {
     "prepare": ("alignvis.recordings.things_eeg2", "prepare"),
     "load_encoder": ("alignvis.images.catalogue", "load"),
     "extract": ("alignvis.images.extract", "extract"),
+    "Recipe": ("alignvis.recipe", "Recipe"),
+    "RECIPES": ("alignvis.recipe", "RECIPES"),
     "train": ("alignvis.train_runs", "train_run"),
     "evaluate": ("alignvis.scoring", "evaluate_run"),
     "load_features": ("alignvis.store", "load_features"),

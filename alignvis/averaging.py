@@ -19,6 +19,11 @@ FLAT = 1e-6  # of its own size: as much as rounding leaves of a flat channel
 TINY = torch.finfo(torch.float32).tiny
 
 
+def size_of(responses: Tensor) -> Tensor:
+    """Root of the sum of squares over time, summed in float64: in volts squares would vanish, in odd units overflow."""
+    return torch.linalg.vector_norm(responses, dim=-1, keepdim=True, dtype=torch.float64).float()
+
+
 def unit_repetitions(responses: Tensor) -> Tensor:
     """Centre every repetition and channel over time and divide by the root of its sum of squares before centring.
 
@@ -28,14 +33,13 @@ def unit_repetitions(responses: Tensor) -> Tensor:
     Source: Rajabi et al. (2025), arXiv:2502.03081, as published: the norm is that of the uncentred signal. A flat
         channel gives zeros instead of their NaN.
     """
-    norm = torch.linalg.vector_norm(responses, dim=-1, keepdim=True)
-    return (responses - responses.mean(dim=-1, keepdim=True)).div_(norm.clamp_(min=TINY))
+    return (responses - responses.mean(dim=-1, keepdim=True)).div_(size_of(responses).clamp_(min=TINY))
 
 
 def centred_unit(responses: Tensor) -> Tensor:
     """As `unit_repetitions`, but the norm is that of what is left when the mean is gone: free of any offset."""
     centred = responses - responses.mean(dim=-1, keepdim=True)
-    norm, whole = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (centred, responses))
+    norm, whole = size_of(centred), size_of(responses)
     # what rounding leaves of a constant is no response
     return torch.where(norm > FLAT * whole, centred / norm.clamp(min=TINY), 0.0)
 
@@ -81,7 +85,7 @@ def chosen_times(table: Responses, window: str) -> slice:
     if wanted is None:
         return slice(0, samples)
     first = table.document.get("tmin")
-    if not isinstance(first, int | float):
+    if not isinstance(first, int | float) or not abs(first) < 1e6:
         raise AlignvisError(WITHOUT_TIMES.format(table.path))
     times = first + np.arange(samples) / sampling_rate(table)
     inside = np.flatnonzero((times >= wanted[0] - 1e-9) & (times < wanted[1] - 1e-9))
@@ -95,7 +99,7 @@ def chosen_times(table: Responses, window: str) -> slice:
 def sampling_rate(table: Responses) -> float:
     """Samples a second."""
     rate = table.document.get("sfreq")
-    if not isinstance(rate, int | float) or not rate > 0:
+    if not isinstance(rate, int | float) or not 0 < rate < 1e9:
         raise AlignvisError(WITHOUT_TIMES.format(table.path))
     return rate
 
@@ -108,11 +112,28 @@ def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
     """
     window = chosen_times(table, recipe.window)
     times = recipe.resample or window.stop - window.start
+    if window.stop - window.start == 1 and (recipe.resample > 1 or recipe.smoothing):
+        raise AlignvisError(
+            f"{table.path} has one time a response, of which --resample and --smoothing make nothing; leave them out"
+        )
     if recipe.normalisation != "none" and times == 1:
         raise AlignvisError(
             f"{table.path} has one time a response, which cannot be normalised over time; choose --normalisation none"
         )
+    if recipe.smoothing and recipe.smoothing / 1000 * sampling_rate(table) > table.train.shape[-1]:
+        raise AlignvisError(
+            f"--smoothing {recipe.smoothing:g} ms is longer than a response in {table.path}; choose less"
+        )
     return len(chosen_channels(table, recipe.channels)), times
+
+
+def recording_of(table: Responses, recipe: Recipe) -> dict[str, object]:
+    """What must be equal for responses to mean the same: when they were taken and, unless it cancels, their unit."""
+    first, rate = (table.document.get(key) for key in ("tmin", "sfreq"))
+    if isinstance(first, int | float) and abs(first) < 1e6 and isinstance(rate, int | float) and 0 < rate < 1e9:
+        first = round(first + chosen_times(table, recipe.window).start / rate, 6)  # s, of the first sample chosen
+    unit = {"unit": table.document.get("unit")} if recipe.normalisation == "none" else {}
+    return {"first": first, "sfreq": rate, **unit}
 
 
 def interpolate(responses: Tensor, times: int) -> Tensor:

@@ -8,7 +8,7 @@ import click
 
 from alignvis import __version__
 from alignvis.errors import AlignvisError
-from alignvis.recipe import Recipe
+from alignvis.recipe import POSITIVE, Recipe
 from alignvis.terminal import Commands, Numbers, Screen
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -41,7 +41,7 @@ def main(ctx: click.Context, root: Path, as_json: bool, quiet: bool, verbose: bo
 
 
 @main.command()
-@click.option("--fast", is_flag=True, help="Fewer pictures and trials: half a minute instead of two.")
+@click.option("--fast", is_flag=True, help="Fewer pictures and trials: half a minute instead of one.")
 @click.option("--out", type=FOLDER, help="Folder for everything that it makes.  [default: demo, or demo-fast]")
 @click.pass_obj
 def demo(screen: Screen, fast: bool, out: Path | None) -> None:
@@ -240,10 +240,11 @@ def recipe_options(command: Any) -> Any:
         about, kind = entry.metadata, type(entry.default)
         name = entry.name.replace("_", "-")
         numbers = {int: click.IntRange, float: click.FloatRange}
-        given: Any = numbers[kind](min=about["low"]) if kind in numbers else kind
+        bounds = {"min": about["low"], "min_open": entry.name in POSITIVE}
+        given: Any = numbers[kind](**bounds) if kind in numbers else kind
         given = click.Choice(about["choices"]) if about["choices"] else given
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
-        extra = {} if kind is bool else {"type": given}
+        extra = {} if kind is bool else {"type": given, "show_default": str(entry.default)}
         command = click.option(flag, entry.name, default=None, help=about["help"], **extra)(command)
     return command
 
@@ -258,7 +259,13 @@ def recipe_options(command: Any) -> Any:
     metavar="ID",
     help="Image encoder whose table to train on, any number of times.  [default: every table that fits]",
 )
-@click.option("--encoder", help="Brain encoder; see `alignvis list brain-encoders`.  [default: nice; fMRI: brain-mlp]")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="ID",
+    help="Brain encoder, any number of times; see `alignvis list brain-encoders`.  [default: nice; fMRI: brain-mlp]",
+)
 @click.option("--recipe", default="alignvis", show_default=True, help="What to do; see `alignvis list recipes`.")
 @click.option("--seed", type=NUMBERS, default="0", show_default=True, help="Seeds, like 0 or 0-4.")
 @click.option("--leave-out", is_flag=True, help="Train on all subjects given but one, for each of them.")
@@ -274,7 +281,7 @@ def train(
     subject: tuple[int, ...],
     dataset: str | None,
     wanted: tuple[str, ...],
-    encoder: str | None,
+    encoders: tuple[str, ...],
     recipe: str,
     seed: tuple[int, ...],
     leave_out: bool,
@@ -283,11 +290,11 @@ def train(
     device: str,
     **changes: Any,
 ) -> None:
-    """Train on every combination of subjects, features and seeds.
+    """Train on every combination of subjects, features, brain encoders and seeds.
 
     Runs that are there are kept, and a run that was interrupted goes on. On several GPUs or machines that share ROOT:
     `torchrun --nproc-per-node N -m alignvis train ...`. The options from --rate on change single entries of the
-    recipe; by default they are as the recipe says.
+    recipe; by default they are as the recipe says, and the defaults shown are those of `alignvis`.
     """
     from alignvis.grid import train_grid
     from alignvis.memory import keep_freed_memory
@@ -298,7 +305,7 @@ def train(
         subjects=subject,
         dataset=dataset,
         features=wanted,
-        encoder=encoder,
+        encoders=encoders,
         recipe_name=recipe,
         seeds=seed,
         leave_out=leave_out,
@@ -312,10 +319,12 @@ def train(
     )
     for run, record in records:
         best = next(row for row in reversed(record["history"]) if row["best"])
+        epochs, held_out = len(record["history"]), len(record["split"]["validation"])
+        about = {"run": str(run), "seconds": record["seconds"], "epochs": epochs, "best_epoch": best["epoch"] + 1}
         screen.result(
-            {"run": str(run), "seconds": record["seconds"], **best},
-            f"{run}: best epoch {best['epoch'] + 1} of {len(record['history'])}, "
-            f"held-out top-1 {best['held_out_top1']:.1%} among {len(record['split']['validation'])}",
+            about | {"held_out": held_out, **best},
+            f"{run}: best epoch {best['epoch'] + 1} of {epochs} by held-out loss, "
+            f"held-out top-1 {best['held_out_top1']:.1%} (chance {1 / held_out:.1%})",
         )
     screen.following("eval")
 
@@ -333,12 +342,23 @@ def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: st
     from alignvis.scoring import score_all
     from alignvis.table import scores_table
 
-    scores = score_all(screen.root, runs, overwrite=overwrite, device=device, say=screen.say, progress=screen.bar())
+    broken: list[AlignvisError] = []
+    scores = score_all(
+        screen.root,
+        runs,
+        overwrite=overwrite,
+        device=device,
+        say=screen.say,
+        broken=broken.append,
+        progress=screen.bar(),
+    )
     if screen.as_json:
         for score in scores:
             screen.result(score, "")
-    else:
+    elif scores:
         click.echo(scores_table(scores))
+    if broken:
+        raise AlignvisError(f"{broken[0]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""))
 
 
 @main.command(name="list")

@@ -86,11 +86,15 @@ def _same(path: Path, file: IO[bytes]) -> bool:
 def read_json(path: Path) -> Any:
     """Read one JSON document; a file that is not one is refused with a sentence."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError as error:
         raise AlignvisError(f"there is no file {path}") from error
     except (ValueError, OSError, RecursionError) as error:
         raise AlignvisError(f"{path} is not readable as JSON ({error}); restore it or make it again") from error
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number")
 
 
 def fits(value: Any, pattern: Any) -> bool:

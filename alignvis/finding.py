@@ -1,6 +1,7 @@
 """Which tables are there for what was asked: recordings by subject, embeddings that fit, who learns from whom."""
 
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 
 from alignvis import store
@@ -18,7 +19,7 @@ def find_responses(root: Path, subject: int, dataset: str | None = None) -> list
         raise AlignvisError(
             f"--dataset {dataset!r} is not the name of a folder in {root / 'responses'}; name one without a path"
         )
-    found = sorted((root / "responses").glob(f"{dataset or '*'}/sub-{subject:02d}.safetensors"))
+    found = sorted((root / "responses").glob(f"{escape(dataset) if dataset else '*'}/sub-{subject:02d}.safetensors"))
     if not found:
         raise AlignvisError(
             f"there are no responses of subject {subject} in {root / 'responses' / (dataset or '')}; "

@@ -3,13 +3,15 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alignvis import files, store
+from alignvis import store
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
 from alignvis.finding import find_features, who_learns_from_whom
@@ -17,7 +19,7 @@ from alignvis.plans import Plan, Tables, Wanted, plan, sections
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, choose_recipe
-from alignvis.runs import read_recipe, read_record, run_name
+from alignvis.runs import read_recipe, read_record, run_name, working_on
 from alignvis.train_runs import Outcome, train_stack
 from alignvis.training import Course
 
@@ -31,7 +33,7 @@ def train_grid(
     subjects: Sequence[int],
     dataset: str | None = None,
     features: Sequence[str] = (),
-    encoder: str | None = None,
+    encoders: Sequence[str] = (),
     recipe_name: str = "alignvis",
     seeds: Sequence[int] = (0,),
     leave_out: bool = False,
@@ -49,7 +51,7 @@ def train_grid(
     by the process that takes it first. The process of rank 0 waits for the others, and does what they leave undone.
 
     Args:
-        encoder: brain encoder; none means nice, or brain-mlp where responses have one time.
+        encoders: brain encoders; none means nice, or brain-mlp where responses have one time.
         leave_out: train on all subjects but one, for each of them.
         together: runs that step together; none means one on a CPU and all that fit on a GPU.
 
@@ -69,11 +71,13 @@ def train_grid(
         first = store.load_responses(tables[0])
         fmri = first.train.shape[-1] == 1
         name, recipe = choose_recipe(recipe_name, changes, "leave-out" if leave_out else "fmri" if fmri else None)
-        kind = (encoder or ("brain-mlp" if fmri else "nice"), name, recipe)
+        trained_on = [store.read_document(path, "responses")["subject"] for path in tables] if leave_out else []
         for path in find_features(root, first, features):
             table = store.load_features(path)
-            for seed in seeds:
-                out = root / "runs" / run_name(first.document["dataset"], subject, table, kind[0], name, seed)
+            for brain, seed in product(dict.fromkeys(encoders or ("brain-mlp" if fmri else "nice",)), seeds):
+                kind = (brain, name, recipe)
+                run = run_name(first.document["dataset"], subject, table, brain, name, seed, trained_on)
+                out = root / "runs" / run
                 if out in asked:
                     raise AlignvisError(
                         f"{path} is a second table of {table.document['encoder']!r} that fits; keep only one"
@@ -114,7 +118,7 @@ def train_grid(
     if rank():  # an error would end all processes, and the first one will tell
         return []
     if failed:
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        more = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
         others = f"; {len(outcomes) - len(failed)} others were not disturbed" if len(outcomes) > len(failed) else ""
         raise AlignvisError(f"{failed[0]}{more}{others}")
     return [(out, read_record(out)) for out in asked]
@@ -145,25 +149,25 @@ def _train_part(
     """Train the runs of one part that no other process takes, up to ``size`` together."""
     encoder, name, recipe = kind
     tables = None
-    while taken := _take(part, size, overwrite):
+    while part:
         try:
-            tables = tables or shelf(part)
-            outcomes = train_stack(
-                taken, tables, encoder, recipe, name, overwrite=overwrite, report=partial(report, taken)
-            )
+            with ExitStack() as held:
+                taken = _take(part, size, overwrite, held)
+                if not taken:
+                    return
+                tables = tables or shelf(part)
+                outcomes = train_stack(
+                    taken, tables, encoder, recipe, name, overwrite=overwrite, report=partial(report, taken)
+                )
         except AlignvisError as error:  # of what the part shares, so it is true of all its runs
             outcomes = {one.wanted.out: error for one in part}
         except torch.OutOfMemoryError:
-            if len(taken) == 1:
-                raise AlignvisError(
-                    "a single run does not fit into the device's memory; choose a smaller --batch or --device cpu"
-                ) from None
-            size = len(taken) // 2
-            say(f"note: {len(taken)} runs together do not fit into the device's memory; going on with {size}")
-            continue
-        finally:
-            for one in taken:
-                _leave(one.wanted.out)
+            if len(taken) > 1:
+                size = len(taken) // 2
+                say(f"note: {len(taken)} runs together do not fit into the device's memory; going on with {size}")
+                continue
+            text = "a single run does not fit into the device's memory; choose a smaller --batch or --device cpu"
+            outcomes = {one.wanted.out: AlignvisError(text) for one in part}
         yield from outcomes.items()
         part = [one for one in part if one.wanted.out not in outcomes]
 
@@ -208,29 +212,16 @@ def _check_kept(wanted: Wanted, recipe: Recipe) -> None:
         )
 
 
-def _take(part: Sequence[Plan], size: int, overwrite: bool) -> list[Plan]:
+def _take(part: Sequence[Plan], size: int, overwrite: bool, held: ExitStack) -> list[Plan]:
     """Take up to so many runs that no other process is at work on and that are not there yet."""
     taken: list[Plan] = []
     for one in part:
         if len(taken) == size:
             break
-        lock = _lock(one.wanted.out)
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            files.hold(lock)
-        except AlignvisError:
-            continue
-        if one.wanted.out.exists() and not overwrite:
-            _leave(one.wanted.out)
-        else:
-            taken.append(one)
+        with ExitStack() as lock:
+            with suppress(AlignvisError):
+                lock.enter_context(working_on(one.wanted.out))
+                if overwrite or not one.wanted.out.exists():
+                    taken.append(one)
+                    held.push(lock.pop_all())
     return taken
-
-
-def _leave(out: Path) -> None:
-    _lock(out).unlink(missing_ok=True)  # before it is released: who opened it meanwhile sees that it is gone
-    files.release(_lock(out))
-
-
-def _lock(out: Path) -> Path:
-    return out.with_name(f".{out.name}.lock")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alignvis import store
-from alignvis.averaging import average, chosen_channels, shape_of
+from alignvis.averaging import average, chosen_channels, recording_of, shape_of
 from alignvis.encoders import build
 from alignvis.errors import AlignvisError
 from alignvis.memory import available_memory
@@ -43,6 +43,11 @@ class Wanted:
     seed: int
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        """All that is trained on."""
+        return (*self.responses, self.features)
+
+    @property
     def leave_out(self) -> bool:
         return self.queries not in self.responses
 
@@ -56,6 +61,8 @@ class Plan:
         fitted, held_out: rows of ``images``.
         shape: channels, times and dim, as the encoder is built with.
         channels: their names.
+        recording: when the samples were taken, and their unit if it matters.
+        fingerprints: of the tables of responses and of the features, as they were when the plan was made.
     """
 
     wanted: Wanted
@@ -65,6 +72,14 @@ class Plan:
     shape: dict[str, int]
     channels: list[str]
     repetitions: int
+    recording: dict[str, object]
+    fingerprints: tuple[str, ...]
+
+    def check_tables(self) -> None:
+        """Make sure that the tables are still those that the plan was made of."""
+        for path, known in zip(self.wanted.tables, self.fingerprints, strict=True):
+            if not path.is_file() or store.fingerprint(path) != known:
+                raise AlignvisError(f"{path} changed while it was being read; run the same command again")
 
     @cached_property
     def key(self) -> tuple:
@@ -82,15 +97,17 @@ def plan(wanted: Wanted, encoder: str, recipe: Recipe) -> Plan:
     Raises:
         AlignvisError: when they do not fit together, or not with the brain encoder.
     """
+    fingerprints = tuple(store.fingerprint(path) for path in wanted.tables if path.is_file())
     tables, features = [store.load_responses(path) for path in wanted.responses], store.load_features(wanted.features)
     first = tables[0]
     names = [first.document["channels"][place] for place in chosen_channels(first, recipe.channels)]
     for table in tables:
         same = [table.document["channels"][place] for place in chosen_channels(table, recipe.channels)] == names
+        same = same and recording_of(table, recipe) == recording_of(first, recipe)
         if not same or shape_of(table, recipe) != shape_of(first, recipe):
             raise AlignvisError(
-                f"{table.path} and {first.path} differ in their channels or times and cannot be pooled; prepare all "
-                "subjects in the same way"
+                f"{table.path} and {first.path} differ in their channels, times or unit and cannot be pooled; prepare "
+                "all subjects in the same way"
             )
         if table.train.shape[1] != first.train.shape[1] and recipe.repetitions != "all":
             raise AlignvisError(
@@ -108,7 +125,14 @@ def plan(wanted: Wanted, encoder: str, recipe: Recipe) -> Plan:
     with torch.device("meta"):  # asks if such an encoder can be built, and builds nothing
         build(encoder, **shape)
     return Plan(
-        wanted, images, *split(images, recipe.validation, recipe.share, wanted.seed), shape, names, first.train.shape[1]
+        wanted,
+        images,
+        *split(images, recipe.validation, recipe.share, wanted.seed),
+        shape,
+        names,
+        first.train.shape[1],
+        recording_of(first, recipe),
+        fingerprints,
     )
 
 
@@ -140,6 +164,8 @@ class Tables:
         memory: tuple[int, int] | None = None,
     ) -> None:
         self.recipe, self.device = recipe, device
+        for plan in plans:
+            plan.check_tables()
         self.sources = list(dict.fromkeys(path for plan in plans for path in plan.wanted.responses))
         self.targets = list(dict.fromkeys(plan.wanted.features for plan in plans))
         images, prepare = plans[0].images, build(encoder, **plans[0].shape).prepare
@@ -180,6 +206,8 @@ class Tables:
             )
         rows = [table.embeddings[store.rows(table, images, tables[0].path)] for table in features]
         self.features = torch.stack([torch.from_numpy(embeddings) for embeddings in rows]).to(self.responses.device)
+        for plan in plans:
+            plan.check_tables()
 
     def pairs(self, plans: Sequence[Plan]) -> tuple[Pairs, Pairs]:
         """What these runs are fitted on, and what is held out for their choices."""

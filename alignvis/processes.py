@@ -21,4 +21,4 @@ def processes() -> int:
 def _stated(name: str) -> int:
     """A number in the environment; what is none was not meant for us."""
     value = os.environ.get(name, "0")
-    return int(value) if value.isdecimal() else 0
+    return int(value) if value.isdecimal() and len(value) < 10 else 0

@@ -11,6 +11,8 @@ from alignvis.errors import AlignvisError
 
 LOWEST_RATE = 1e-7
 PLATEAU = 5  # epochs without a better held-out loss after which the schedule "plateau" halves the rate
+POSITIVE = ("rate", "temperature", "clip", "share")
+HIGHEST = {int: 1_000_000, float: 1e30}  # beyond these no entry means anything
 LONGEST_NAME = 120  # characters; a run's folder also names its dataset, its encoders and its seed
 
 
@@ -104,25 +106,29 @@ class Recipe:
             name = f"--{entry.name.replace('_', '-')} {value}"
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise AlignvisError(f"{name} is not of the kind of {entry.default!r}")
-            if kind is float:  # the same number has one spelling, in names and in files
-                object.__setattr__(self, entry.name, float(value))
             if isinstance(value, float) and not isfinite(value):
                 raise AlignvisError(f"{name} is not a number to train with; choose a finite one")
+            if kind in HIGHEST and value > HIGHEST[kind]:
+                raise AlignvisError(f"{name[:60]} is too high; choose {HIGHEST[kind]:g} or less")
+            if kind is float:  # the same number has one spelling, in names and in files
+                object.__setattr__(self, entry.name, float(value))
             if about["choices"] and value not in about["choices"]:
                 raise AlignvisError(f"{name} is none of {', '.join(about['choices'])}")
             if about["low"] is not None and not isinstance(value, bool) and value < about["low"]:
                 raise AlignvisError(f"{name} is too low; choose {about['low']:g} or more")
-        for name in ("rate", "temperature", "clip"):
+        for name in POSITIVE:
             if not getattr(self, name):
                 raise AlignvisError(f"--{name} 0 leaves nothing to learn with; choose a positive number")
-        if not 0 < self.share < 1:
+        if not self.share < 1:
             raise AlignvisError(f"--share {self.share:g} is no share to hold out; choose one between 0 and 1")
         if self.normalisation == "mean" and self.repetitions != "all":
             raise AlignvisError(
                 f"--repetitions {self.repetitions} makes a new mean a step, which --normalisation mean cannot know "
                 "beforehand; choose --normalisation repetition-centred"
             )
-        seconds(self.window)
+        window = seconds(self.window)
+        if window:
+            object.__setattr__(self, "window", f"{window[0]}:{window[1]}")
 
     def rate_at(self, step: int, steps: int, epoch_steps: int, losses: Sequence[float]) -> float:
         """Learning rate of one step of ``steps``, after epochs with these held-out losses."""
@@ -135,8 +141,8 @@ def seconds(window: str) -> tuple[float, float] | None:
     if window == "all":
         return None
     try:
-        start, end = (float(part) for part in window.split(":"))
-        if not start < end:
+        start, end = (float(part) + 0.0 for part in window.split(":"))  # no minus before a zero
+        if not -1e6 < start < end < 1e6:
             raise ValueError
     except ValueError:
         raise AlignvisError(f"--window {window} is no window of time; write one like 0.05:0.6, in seconds") from None

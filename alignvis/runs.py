@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
@@ -28,6 +30,7 @@ RECORD = {  # what the record of a run must hold for it to be scored and listed
     **{key: bool for key in ("simulated", "aligned")},
     "twin": (str, NoneType),
     "shape": {"channels": int, "times": int, "dim": int},
+    "recording": dict,
     "channels": [str],
     "trained_on": [int],
     "recipe": {"name": str},
@@ -41,19 +44,29 @@ SCORES = {
     "queries_fingerprint": str,
     **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
     **{key: bool for key in ("simulated", "aligned")},
+    "trained_on": [int],
     **{key: NUMBER for key in ("median_rank", "median_rank_chance")},
     **{f"top{k}{what}": NUMBER for k in TOP for what in ("", "_chance")},
     **{f"top{k}_interval": [NUMBER] for k in TOP},
 }
 
 
-def run_name(dataset: str, subject: int, features: Features, encoder: str, recipe_name: str, seed: int) -> str:
-    """The folder of a run, from what tells it apart from others."""
+def run_name(
+    dataset: str,
+    subject: int,
+    features: Features,
+    encoder: str,
+    recipe_name: str,
+    seed: int,
+    trained_on: Sequence[int] = (),
+) -> str:
+    """The folder of a run, from what tells it apart from others; ``trained_on`` if it is not the subject itself."""
     image_encoder = features.document["encoder"]
     for name, said_by in ((dataset, "the responses' dataset"), (image_encoder, features.path)):
         if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
             raise AlignvisError(f"{said_by} is called {name!r}, which cannot be part of a folder's name; make it again")
-    return "_".join([dataset, f"sub-{subject:02d}", image_encoder, encoder, recipe_name, f"seed-{seed}"])
+    others = "-from-" + "-".join(f"{number:02d}" for number in trained_on) if trained_on else ""
+    return "_".join([dataset, f"sub-{subject:02d}{others}", image_encoder, encoder, recipe_name, f"seed-{seed}"])
 
 
 def all_runs(root: Path) -> list[Path]:
@@ -69,9 +82,14 @@ def read_record(run: Path) -> dict[str, Any]:
         raise AlignvisError(f"{run} is not a run: it has no record.json; name a folder that `alignvis train` made")
     record = files.read_json(run / "record.json")
     wrong = [key for key, pattern in RECORD.items() if not files.fits(record, {key: pattern})]
+    if "history" not in wrong and not any(row["best"] for row in record["history"]):
+        wrong.append("history")
+    if "shape" not in wrong and record["shape"].keys() != RECORD["shape"].keys():
+        wrong.append("shape")
     if wrong:
         raise AlignvisError(
-            f"{run / 'record.json'} does not state {', '.join(wrong)} as a run's record does; train again"
+            f"{run / 'record.json'} does not state {', '.join(wrong)} as a run's record does; "
+            "if it is of an earlier alignvis, train it again with --overwrite"
         )
     if record["version"] > store.VERSION:
         raise AlignvisError(
@@ -84,6 +102,8 @@ def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Read the scores of a run; what `evaluate_run` did not write for these weights is refused with a sentence."""
     scores = files.read_json(run / "scores.json")
     wrong = [key for key, pattern in SCORES.items() if not files.fits(scores, {key: pattern})]
+    if "n" not in wrong and scores["n"] < 1:
+        wrong.append("n")
     if wrong or scores["weights_sha256"] != record["weights_sha256"]:
         what = f"do not state {', '.join(wrong)}" if wrong else "are of other weights"
         raise AlignvisError(f"the scores in {run} {what}; score it again with: alignvis eval --overwrite")
@@ -121,13 +141,45 @@ def write_run(
         save_tensors(state, partial / "weights.safetensors", about)
         record = record | {"weights_sha256": store.fingerprint(partial / "weights.safetensors")}
         files.write_json(partial / "record.json", record)
-        if out.exists() and overwrite:
-            shutil.rmtree(out)
-        os.rename(partial, out)
+        _put(partial, out, overwrite)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return record
+
+
+def _put(partial: Path, out: Path, overwrite: bool) -> None:
+    """Give a whole run its name; the one that had it is only removed once the new one is there."""
+    old = out.with_name(out.name + ".old.partial")
+    if overwrite and os.path.lexists(out):
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(out, old)
+    try:
+        os.rename(partial, out)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(out):
+            os.rename(old, out)
+        raise
+    if old.is_symlink() or old.is_file():
+        old.unlink()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def working_on(out: Path) -> Iterator[None]:
+    """Keep other processes from training or scoring this run.
+
+    Raises:
+        AlignvisError: when another process is at work on it.
+    """
+    lock = out.with_name(f".{out.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    files.hold(lock)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before it is released: who opened it meanwhile sees that it is gone
+        files.release(lock)
 
 
 def load_decoder(run: Path, record: dict[str, Any]) -> Decoder:
@@ -139,7 +191,7 @@ def load_decoder(run: Path, record: dict[str, Any]) -> Decoder:
         decoder.load_state_dict(load_file(path))
         if store.fingerprint(path) != record["weights_sha256"]:
             raise RuntimeError("the record states other ones")
-    except (SafetensorError, OSError, RuntimeError, MemoryError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, MemoryError, ValueError, TypeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise AlignvisError(
             f"{path} does not hold the weights of this run's {record['encoder']} ({reason}); train again"

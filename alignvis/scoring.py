@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from alignvis import files, store
-from alignvis.averaging import average, chosen_channels, shape_of
+from alignvis.averaging import average, chosen_channels, recording_of, shape_of
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
@@ -22,6 +22,7 @@ from alignvis.runs import (
     read_scores,
     save_tensors,
     stated_path,
+    working_on,
 )
 from alignvis.stats import wilson
 from alignvis.store import Responses
@@ -40,6 +41,12 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
             trained on.
     """
     run, where = Path(run), choose_device(device)
+    read_record(run)  # what is no run is told before it is locked
+    with working_on(run):
+        return _evaluate(run, where, progress)
+
+
+def _evaluate(run: Path, where: torch.device, progress: Progress) -> dict[str, Any]:
     record = read_record(run)
     recipe, decoder = read_recipe(run, record), load_decoder(run, record)
     responses, features = (
@@ -62,6 +69,12 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
             f"{responses.path} has {len(names)} channels x {shape_of(responses, recipe)[1]} times and {run} was "
             f"trained on {shape['channels']} x {shape['times']}, or in another order; prepare all subjects alike"
         )
+    if recording_of(responses, recipe) != record["recording"]:
+        stated = ", ".join(f"{key} {value}" for key, value in record["recording"].items())
+        raise AlignvisError(
+            f"{responses.path} was not recorded like those that {run} learned from ({stated}); "
+            "prepare all subjects alike"
+        )
     gallery = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
     queries = average(responses, "test", recipe, decoder.brain.prepare, device=where, progress=progress)
     decoder.eval().to(where)
@@ -71,7 +84,18 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
     targets = torch.arange(len(similarities))
     places = ranks(similarities, targets)
     n, size = similarities.shape
-    copied = ("dataset", "simulated", "subject", "encoder", "features", "aligned", "twin", "seed", "protocol")
+    copied = (
+        "dataset",
+        "simulated",
+        "subject",
+        "encoder",
+        "features",
+        "aligned",
+        "twin",
+        "seed",
+        "protocol",
+        "trained_on",
+    )
     scores: dict[str, Any] = {key: record[key] for key in (*copied, "weights_sha256")}
     scores |= {"recipe": record["recipe"]["name"], "validation": recipe.validation}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
@@ -91,6 +115,10 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
     return scores
 
 
+def _raise(error: AlignvisError) -> None:
+    raise error
+
+
 def score_all(
     root: Path,
     runs: Sequence[Path] = (),
@@ -98,6 +126,7 @@ def score_all(
     overwrite: bool = False,
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
+    broken: Callable[[AlignvisError], None] = _raise,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Score runs that have no score yet, and read the scores of those that do.
@@ -106,26 +135,39 @@ def score_all(
         runs: folders of runs, or their names in ``root/runs``; none means all.
         say: told of scores that should not be taken at face value: of tables that have changed since, or of an encoder
             that gives nearly every response the same answer.
+        broken: told of each run that cannot be scored; by default the first one ends the call.
     """
-    chosen = [run if run.is_dir() else root / "runs" / run for run in runs]
-    chosen = chosen or all_runs(root)
+    chosen = [run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run for run in runs]
+    chosen = list({run.resolve(): run for run in chosen or all_runs(root)}.values())  # none counts twice
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
     scores = []
     for done, run in enumerate(chosen, start=1):
-        kept = (run / "scores.json").is_file() and not overwrite
-        record = read_record(run)
-        score = read_scores(run, record) if kept else evaluate_run(run, device=device)
-        for table in _changed(run, record, score) if kept else ():
-            say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
-        if score["answers"] <= max(1, score["n"] // 20):
-            say(
-                f"note: {run} named only {score['answers']} different pictures for {score['n']} responses: "
-                "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
-            )
-        scores.append({"run": str(run), **score})
+        try:
+            scores.append({"run": str(run), **_score(run, overwrite, device, say)})
+        except AlignvisError as error:
+            broken(error)
         progress(done, len(chosen), "scoring runs")
     return scores
+
+
+def _score(run: Path, overwrite: bool, device: str, say: Callable[[str], None]) -> dict[str, Any]:
+    kept = (run / "scores.json").is_file() and not overwrite
+    record = read_record(run)
+    score = read_scores(run, record) if kept else evaluate_run(run, device=device)
+    for table in _changed(run, record, score) if kept else ():
+        say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
+    if score["answers"] <= max(1, score["n"] // 20) < score["n"]:
+        overfits = len(record["history"]) > 1 and not any(row["best"] for row in record["history"][1:])
+        advice = (
+            "its held-out loss rose from the second epoch on and only the first was kept: it overfits; more training "
+            "images, a lower --rate or a smaller --encoder (eegproject, linear) may help"
+            if overfits
+            else "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
+        )
+        pictures = f"{score['answers']} picture{'s' * (score['answers'] > 1)}"
+        say(f"note: {run} named only {pictures} for {score['n']} responses: {advice}")
+    return score
 
 
 def _changed(run: Path, record: dict[str, Any], score: dict[str, Any]) -> list[Path]:

@@ -201,6 +201,9 @@ def load_responses(path: Path) -> Responses:
             raise AlignvisError(f"{path}: the sessions of {part} do not have its shape {shape[:2]}; make it again")
         if 0 in shape[1:]:
             raise AlignvisError(f"{path}: {part} has shape {shape}, so there is nothing in it; make it again")
+    if arrays["train"].shape[2:] != arrays["test"].shape[2:]:
+        sizes = [" x ".join(map(str, arrays[part].shape[2:])) for part in ("train", "test")]
+        raise AlignvisError(f"{path}: train has {sizes[0]} channels x times and test {sizes[1]}; make it again")
     shared = set(ids["train"]) & set(ids["test"])
     if shared:
         raise AlignvisError(

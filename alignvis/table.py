@@ -9,8 +9,7 @@ import numpy as np
 from alignvis.stats import wilson
 
 # what must be equal for two scores to stand in one table: like is compared with like
-PROTOCOL = ("dataset", "simulated", "protocol", "recipe", "validation", "n", "gallery", "repetitions")
-WAYS = {"within": "trained on the same subject", "leave-out": "trained on the other subjects"}
+PROTOCOL = ("dataset", "simulated", "pool", "recipe", "validation", "n", "gallery", "repetitions")
 HEAD = (
     "brain",
     "features",
@@ -29,7 +28,9 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> str:
     """Lay out scores, best features first, with the protocol above each block and chance below it."""
     blocks: dict[tuple, list[dict[str, Any]]] = {}
     for score in scores:
-        blocks.setdefault(tuple(score[key] for key in PROTOCOL), []).append(score)
+        pooled = {*score["trained_on"], score["subject"]} if score["protocol"] == "leave-out" else ()
+        about = score | {"pool": tuple(sorted(pooled))}
+        blocks.setdefault(tuple(about[key] for key in PROTOCOL), []).append(score)
     return "\n\n".join(_block(dict(zip(PROTOCOL, key, strict=True)), rows) for key, rows in blocks.items())
 
 
@@ -55,8 +56,7 @@ def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
         [
             f"{about['dataset']}{simulated}: {about['n']} test responses, "
             f"each the mean of {about['repetitions']} repetitions, among {about['gallery']} pictures",
-            f"{WAYS.get(about['protocol'], about['protocol'])}; "
-            f"recipe {about['recipe']}, validation by {about['validation']}",
+            f"{_way(about['pool'])}; recipe {about['recipe']}, validation by {about['validation']}",
             "± SD over seeds ('all': over subjects); intervals: Wilson over images ('all': t over subjects)",
             "",
             *text,
@@ -64,6 +64,12 @@ def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
             f"median rank {one['median_rank_chance']:g}",
         ]
     )
+
+
+def _way(pool: Sequence[int]) -> str:
+    if not pool:
+        return "trained on the same subject"
+    return f"trained on the other subjects of {', '.join(map(str, pool))}"
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -84,7 +90,7 @@ def _over_subjects(subjects: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, .
         for key in ("top1", "top3", "top5", "median_rank")
     }
     count = len(subjects)
-    if count < 3 or not np.std(means["top1"]):  # t over two subjects spans everything, over equal ones nothing
+    if count < 3 or len(set(means["top1"])) == 1:  # t over two subjects spans everything, over equal ones nothing
         return (*_shares(means["top1"], None, means["top3"], means["top5"]), _rank(means["median_rank"]))
     half = t.ppf(0.975, count - 1) * np.std(means["top1"], ddof=1) / sqrt(count)
     middle = np.mean(means["top1"])

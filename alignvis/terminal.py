@@ -34,7 +34,7 @@ class Screen:
             click.echo(text, err=True)
 
     def result(self, value: dict[str, Any], text: str) -> None:
-        click.echo(json.dumps(value, ensure_ascii=False, default=str) if self.as_json else text)
+        click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) if self.as_json else text)
 
     def bar(self) -> Progress:
         """A progress bar a text: a new text closes the last bar and opens the next. Of several processes one draws."""

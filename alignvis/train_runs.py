@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from math import isfinite
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import alignvis
-from alignvis import store
+from alignvis import files, store
 from alignvis.decoder import Decoder
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
+from alignvis.pairs import Pairs
 from alignvis.plans import Plan, Tables, Wanted, plan
 from alignvis.progress import Progress, silent
-from alignvis.recipe import RECIPES, Recipe
-from alignvis.runs import save_tensors, write_run
+from alignvis.recipe import RECIPES, Recipe, choose_recipe
+from alignvis.runs import NUMBER, save_tensors, working_on, write_run
 from alignvis.stack import Stack
 from alignvis.training import Course, Saved, fit
 
-SAVE_EVERY = 60.0  # seconds between two savings of unfinished runs
+SAVE_EVERY = 10.0  # seconds, at least, between two savings of unfinished runs
+SAVE_SHARE = 0.05  # of the time that saving may take
 Outcome = dict[str, Any] | AlignvisError  # the record of a run, or why there is none
 
 
@@ -36,7 +40,7 @@ def train_run(
     out: Path,
     *,
     encoder: str = "nice",
-    recipe: Recipe = RECIPES["alignvis"],
+    recipe: Recipe | str = "alignvis",
     recipe_name: str | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -52,7 +56,8 @@ def train_run(
     Args:
         responses, features: the two tables; joined by image id. The test images are not read.
         out: new folder of the run; one that is there is replaced with ``overwrite``, once the new one is whole.
-        recipe, recipe_name: what to do, and what it is called in tables: by default its name in `RECIPES`, or "own".
+        recipe, recipe_name: what to do, an entry of `RECIPES` or its name, as it is or changed by
+            `dataclasses.replace`; and what it is called in tables, by default its name, or "own" if it has none.
         report: called after each epoch with its row of the history.
 
     Returns:
@@ -62,6 +67,8 @@ def train_run(
         AlignvisError: when the tables do not fit together, there are too few images, or training diverges.
     """
     responses, features, out = Path(responses), Path(features), Path(out)
+    if isinstance(recipe, str):
+        _, recipe = choose_recipe(recipe, {})
     if out.exists() and not overwrite:
         raise AlignvisError(
             f"{out} exists, and a run never overwrites another unasked; remove it, or ask for --overwrite"
@@ -69,17 +76,18 @@ def train_run(
     where = choose_device(device)
     recipe_name = recipe_name or next((name for name, known in RECIPES.items() if known == recipe), "own")
     subject = store.load_responses(responses).document["subject"]
-    one = plan(Wanted(out, subject, (responses,), responses, features, seed), encoder, recipe)
-    tables = Tables([one], encoder, recipe, where, scratch=out.parent, progress=progress)
-    outcomes = train_stack(
-        [one],
-        tables,
-        encoder,
-        recipe,
-        recipe_name,
-        overwrite=overwrite,
-        report=lambda course: report(course.history[-1]),
-    )
+    one = plan(Wanted(out, subject, (responses,), responses, features, index(seed)), encoder, recipe)
+    with working_on(out):
+        tables = Tables([one], encoder, recipe, where, scratch=out.parent, progress=progress)
+        outcomes = train_stack(
+            [one],
+            tables,
+            encoder,
+            recipe,
+            recipe_name,
+            overwrite=overwrite,
+            report=lambda course: report(course.history[-1]),
+        )
     if isinstance(outcomes[out], AlignvisError):
         raise outcomes[out]
     return outcomes[out]
@@ -97,8 +105,8 @@ def train_stack(
 ) -> dict[Path, Outcome]:
     """Train runs of one shape together and write each as it ends.
 
-    Unfinished runs are saved beside the finished ones about once a minute; a later call with the same tables and
-    recipe goes on from there.
+    Unfinished runs are saved beside the finished ones every ten seconds, or less often where that takes long; a later
+    call with the same tables and recipe goes on from there.
 
     Args:
         plans: of one key, all of them among those that ``tables`` was made for.
@@ -108,14 +116,14 @@ def train_stack(
     """
     begun, device = time.perf_counter(), tables.device
     outcomes: dict[Path, Outcome] = {}
-    for together in _same_epoch(plans, encoder, recipe, resumable=not overwrite):
+    for together in _same_epoch(plans, tables, encoder, recipe, resumable=not overwrite):
         here, saved = [plan for plan, _ in together], [state for _, state in together if state]
         train, held_out = tables.pairs(here)
         networks = [Decoder(encoder, **plan.shape, recipe=recipe, seed=plan.wanted.seed) for plan in here]
         torch.manual_seed(here[0].wanted.seed)
         if saved and "random" in saved[0][0]:
             torch.set_rng_state(saved[0][0]["random"])
-        last = time.monotonic()
+        last, cost = time.monotonic(), 0.0
 
         def finish(course: Course, state: dict[str, torch.Tensor], here: Sequence[Plan] = here) -> None:
             plan = here[course.run]
@@ -126,19 +134,25 @@ def train_stack(
                 about = {"device": device.type, "threads": torch.get_num_threads(), "stack": len(plans)}
                 about["seconds"] = round(time.perf_counter() - begun, 3)
                 record = _record(plan, encoder, {"name": recipe_name, **asdict(recipe)}, course) | about
-                outcomes[out] = write_run(out, record, state, overwrite)
+                try:
+                    plan.check_tables()
+                    outcomes[out] = write_run(out, record, state, overwrite)
+                except AlignvisError as error:
+                    outcomes[out] = error
             _unfinished(out).unlink(missing_ok=True)
 
         def save(stack: Stack, courses: Sequence[Course], here: Sequence[Plan] = here) -> None:
-            nonlocal last
-            if time.monotonic() - last < SAVE_EVERY:
+            nonlocal last, cost
+            start = time.monotonic()
+            if start - last < max(SAVE_EVERY, cost / SAVE_SHARE):
                 return
             for place, course in enumerate(courses):
                 state = stack.state(place) | {"order": course.generator.get_state().cpu()}
                 state |= {"random": torch.get_rng_state()} if len(courses) == 1 else {}
-                about = _identity(here[course.run], encoder, recipe) | {"history": course.history}
+                about = _identity(here[course.run], tables, encoder, recipe) | {"history": course.history}
                 save_tensors(state, _unfinished(here[course.run].wanted.out), about)
             last = time.monotonic()
+            cost = last - start
 
         fit(
             networks,
@@ -158,19 +172,19 @@ def train_stack(
     return outcomes
 
 
-def _generator(state: dict[str, torch.Tensor], train: Any) -> torch.Generator:
+def _generator(state: dict[str, torch.Tensor], train: Pairs) -> torch.Generator:
     generator = torch.Generator(train.rows.device)
     generator.set_state(state["order"])
     return generator
 
 
 def _same_epoch(
-    plans: Sequence[Plan], encoder: str, recipe: Recipe, resumable: bool
+    plans: Sequence[Plan], tables: Tables, encoder: str, recipe: Recipe, resumable: bool
 ) -> list[list[tuple[Plan, Saved | None]]]:
     """Runs that were interrupted after the same number of epochs, or not begun, go on together."""
     groups: dict[int, list[tuple[Plan, Saved | None]]] = {}
     for one in plans:
-        saved = _read_unfinished(one, encoder, recipe) if resumable else None
+        saved = _read_unfinished(one, tables, encoder, recipe) if resumable else None
         groups.setdefault(len(saved[1].history) if saved else 0, []).append((one, saved))
     return [groups[epoch] for epoch in sorted(groups)]
 
@@ -179,39 +193,61 @@ def _unfinished(out: Path) -> Path:
     return out.with_name(f".{out.name}.safetensors")
 
 
-def _identity(plan: Plan, encoder: str, recipe: Recipe) -> dict[str, Any]:
+def _identity(plan: Plan, tables: Tables, encoder: str, recipe: Recipe) -> dict[str, Any]:
     """What must be equal for an unfinished run to go on."""
     return {
         "table": "unfinished",
         "encoder": encoder,
         "recipe": asdict(recipe),
         "seed": plan.wanted.seed,
-        "inputs": [store.fingerprint(path) for path in (*plan.wanted.responses, plan.wanted.features)],
+        "inputs": list(plan.fingerprints),
+        "device": tables.device.type,
+        "data": tables.responses.device.type,
         "torch": torch.__version__,
     }
 
 
-def _read_unfinished(plan: Plan, encoder: str, recipe: Recipe) -> Saved | None:
+def _read_unfinished(plan: Plan, tables: Tables, encoder: str, recipe: Recipe) -> Saved | None:
     """An unfinished run of the same tables and recipe; anything else that lies there is begun anew."""
     with (
         suppress(OSError, SafetensorError, KeyError, ValueError, TypeError),
         safe_open(_unfinished(plan.wanted.out), "pt") as file,
     ):
         about = json.loads(file.metadata()["alignvis"])
-        if {key: about[key] for key in _identity(plan, encoder, recipe)} == _identity(plan, encoder, recipe):
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            return state, Course(0, recipe.epochs, torch.Generator(), about["history"])
+        known = _identity(plan, tables, encoder, recipe)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        if {key: about[key] for key in known} == known and _goes_on(about["history"], recipe):
+            fresh = Stack([Decoder(encoder, **plan.shape, recipe=recipe)]).state(0)
+            fresh |= {"order": torch.Generator(tables.responses.device).get_state()}
+            fresh |= {"random": torch.get_rng_state()} if "random" in state else {}
+            if _kinds(state) == _kinds(fresh) and state["steps"] > 0:
+                return state, Course(0, recipe.epochs, torch.Generator(), about["history"])
     return None
+
+
+def _goes_on(history: Any, recipe: Recipe) -> bool:
+    """Whether this is the history of a run that is not over."""
+    row = {"epoch": int, "rate": NUMBER, "loss": NUMBER, "held_out_loss": NUMBER, "held_out_top1": NUMBER, "best": bool}
+    return (
+        files.fits(history, [row])
+        and 0 < len(history) < recipe.epochs
+        and [row["epoch"] for row in history] == list(range(len(history)))
+        and any(row["best"] for row in history)
+        and all(isfinite(row[key]) for row in history for key in row)
+    )
+
+
+def _kinds(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) -> dict[str, Any]:
     wanted = plan.wanted
     tables, features = [store.load_responses(path) for path in wanted.responses], store.load_features(wanted.features)
-    first = tables[0].document
+    first, known = tables[0].document, dict(zip(wanted.tables, plan.fingerprints, strict=True))
 
-    def stated(path: Path, known: bool = True) -> dict[str, Any]:
-        place = Path(os.path.relpath(path, wanted.out)).as_posix()
-        return {"path": place, "fingerprint": store.fingerprint(path) if known else None}
+    def stated(path: Path, fingerprint: str | None) -> dict[str, Any]:
+        return {"path": Path(os.path.relpath(path, wanted.out)).as_posix(), "fingerprint": fingerprint}
 
     return {
         "version": store.VERSION,
@@ -223,6 +259,7 @@ def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) ->
         "encoder": encoder,
         "shape": plan.shape,
         "channels": plan.channels,
+        "recording": plan.recording,
         "features": features.document["encoder"],
         "aligned": features.document["aligned"],
         "twin": features.document["twin"],
@@ -230,9 +267,9 @@ def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) ->
         "seed": wanted.seed,
         "repetitions": plan.repetitions,
         "inputs": {
-            "responses": [stated(path) for path in wanted.responses],
-            "features": stated(wanted.features),
-            "queries": stated(wanted.queries, known=not wanted.leave_out),
+            "responses": [stated(path, known[path]) for path in wanted.responses],
+            "features": stated(wanted.features, known[wanted.features]),
+            "queries": stated(wanted.queries, known.get(wanted.queries)),  # none of a subject that is left out
         },
         "split": {
             side: [plan.images[row] for row in rows.tolist()]

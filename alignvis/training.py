@@ -48,7 +48,9 @@ class Course:
         row = {"epoch": len(self.history), "rate": rate, "loss": loss, "held_out_loss": held_out_loss}
         self.history.append(row | {"held_out_top1": top1, "best": best})
         if not (isfinite(loss) and isfinite(held_out_loss)):
-            self.failure = f"the loss is not finite in epoch {row['epoch']}: training diverged; choose a lower --rate"
+            self.failure = (
+                f"the loss is not finite in epoch {row['epoch'] + 1}: training diverged; choose a lower --rate"
+            )
         return self.history[-1]
 
     def ended(self, patience: int) -> bool:
@@ -96,7 +98,8 @@ def fit(
     """
     if len(train) < recipe.batch:
         raise AlignvisError(
-            f"{len(train)} images are left to train on and a batch takes {recipe.batch}; choose a smaller --batch"
+            f"{len(train)} images are left to train on and a batch takes {recipe.batch}; "
+            f"choose --batch {len(train)} or less"
         )
     device, loss_of = torch.device(device), LOSSES[recipe.loss]
     treatment = {"sides": recipe.sides, "centre": recipe.centre}

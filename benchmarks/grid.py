@@ -61,7 +61,7 @@ def main() -> None:
                 subjects=range(1, subjects + 1),
                 seeds=range(seeds),
                 features=[f"features-{number}" for number in range(features)],
-                encoder=options.encoder,
+                encoders=[options.encoder],
                 changes={"epochs": options.epochs},
                 device=options.device,
                 say=lambda text: None,

@@ -136,7 +136,7 @@ def test_the_public_names_are_there_and_cost_nothing_until_they_are_asked_for():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
     for name in alignvis.__all__:
-        assert isinstance(getattr(alignvis, name), str) or callable(getattr(alignvis, name)), name
+        assert isinstance(getattr(alignvis, name), str | dict) or callable(getattr(alignvis, name)), name
     with pytest.raises(AttributeError, match="alignvis has nothing called 'Trainer'"):
         alignvis.Trainer  # noqa: B018
 

@@ -158,7 +158,7 @@ def test_a_window_includes_its_start_and_not_its_end(tmp_path, rate, first):
 
 def test_a_window_that_cannot_be_had_is_refused(tmp_path):
     responses, _ = few(tmp_path, sfreq=100.0, tmin=-0.1)
-    for window in ("0.3:0.5", "-1:-0.1", "0.001:0.009"):
+    for window in ("0.3:0.5", "-1.0:-0.1", "0.001:0.009"):
         with pytest.raises(AlignvisError, match=f"no sample in --window {window}: it goes from -0.1 to 0.29 s"):
             averaged(responses, window=window)
     for stated in ({"sfreq": None}, {"tmin": None}, {"sfreq": 0}, {"sfreq": -100.0}, {"sfreq": "100"}, {"tmin": []}):
@@ -269,3 +269,27 @@ def test_one_time_cannot_be_normalised_over_time(tmp_path):
         with pytest.raises(AlignvisError, match=f"{re.escape(str(longer.path))} has one time a response"):
             average(longer, "train", replace(PUBLISHED, **options), lambda x: x)
     assert averaged(longer, window="0:0.01").shape == (5, 4, 1)
+
+
+@pytest.mark.parametrize("normalisation", ["repetition", "repetition-centred", "mean"])
+@pytest.mark.parametrize("unit", [1e-15, 1e-6, 1e20])
+def test_the_unit_cancels_however_odd_it_is(tmp_path, normalisation, unit):
+    """Squares of tesla vanish in single precision, and squares of 1e20 overflow."""
+    train = np.random.default_rng(0).standard_normal((200, 2, 3, 7))
+    plain = averaged(table(tmp_path, train), normalisation=normalisation)
+    odd = averaged(table(tmp_path / "odd", train * unit), normalisation=normalisation)
+    np.testing.assert_allclose(odd, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_of_one_time_nothing_is_interpolated_or_smoothed(tmp_path):
+    for change in ({"resample": 100}, {"smoothing": 5.0}):
+        with pytest.raises(
+            AlignvisError, match="one time a response, of which --resample and --smoothing make nothing"
+        ):
+            averaged(table(tmp_path, np.ones((200, 2, 3, 1))), normalisation="none", **change)
+
+
+def test_smoothing_over_more_than_a_response_is_refused(tmp_path):
+    responses, _ = few(tmp_path, sfreq=100.0)
+    with pytest.raises(AlignvisError, match="--smoothing 1e.09 ms is longer than a response"):
+        averaged(responses, smoothing=1e9)

@@ -98,7 +98,7 @@ def test_scores_of_tables_that_changed_since_are_marked(root):
 def test_an_encoder_that_says_always_the_same_is_told(root):
     run("--root", root, "train", "--subject", 1, "--features", "lowlevel", "--batch", 32, "--epochs", 1)
     score = json.loads(run("--root", root, "eval", "--json").stdout)
-    told = "named only 1 different pictures" in run("--root", root, "eval").stderr
+    told = "named only 1 picture for" in run("--root", root, "eval").stderr
     assert told == (score["answers"] == 1)
 
 

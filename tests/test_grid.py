@@ -14,7 +14,7 @@ QUICK = {"epochs": 1, "batch": 16}
 
 
 def grid(root: Path, said: list[str] | None = None, **changes) -> list[str]:
-    options = {"subjects": [1], "encoder": "linear", "changes": QUICK, **changes}
+    options = {"subjects": [1], "encoders": ["linear"], "changes": QUICK, **changes}
     runs = train_grid(root, say=(said if said is not None else []).append, detail=lambda text: None, **options)
     return [run.name for run, record in runs if record["history"]]
 

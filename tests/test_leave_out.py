@@ -18,6 +18,7 @@ from alignvis.recipe import Recipe
 from alignvis.retrieval import similarity
 from alignvis.runs import load_decoder, read_record
 from alignvis.scoring import evaluate_run, score_all
+from alignvis.table import scores_table
 from alignvis.train_runs import train_stack
 from tests.tables import image_ids, planted, write_features, write_responses
 
@@ -52,7 +53,7 @@ def subjects(root: Path, count: int = 3, alike: bool = True, noise: float = 0.4,
 
 
 def grid(root: Path, who=(1, 2, 3), **options) -> dict[int, tuple[Path, dict]]:
-    options = {"encoder": "linear", "changes": QUICK, "leave_out": True, **options}
+    options = {"encoders": ["linear"], "changes": QUICK, "leave_out": True, **options}
     runs = train_grid(root, subjects=who, say=lambda text: None, detail=lambda text: None, **options)
     return {record["subject"]: (run, record) for run, record in runs}
 
@@ -326,3 +327,28 @@ def test_subjects_of_different_datasets_leave_no_one_to_train_on(tmp_path):
     (root / TABLE.format(2)).rename(root / "responses/other/sub-02.safetensors")
     with pytest.raises(AlignvisError):
         grid(root, who=(1, 2))
+
+
+@pytest.mark.parametrize("change", [{"sfreq": 200.0}, {"tmin": 5.0}])
+def test_subjects_that_were_recorded_otherwise_are_neither_pooled_nor_asked(tmp_path, change):
+    root = subjects(tmp_path)
+    path = root / TABLE.format(3)
+    before = path.read_bytes()
+    table, document = load_file(path), store.read_document(path)
+    save_file(table, path, {"alignvis": json.dumps(document | change)})
+    with pytest.raises(AlignvisError, match="differ in their channels, times or unit"):
+        grid(root, changes={**QUICK, "epochs": 1})
+    path.write_bytes(before)
+    grid(root, changes={**QUICK, "epochs": 1})
+    save_file(table, path, {"alignvis": json.dumps(document | change)})
+    with pytest.raises(AlignvisError, match="sub-03.* was not recorded like those that .*prepare all subjects alike"):
+        score_all(root, [next((root / "runs").glob("*sub-03-from-01-02*"))])
+
+
+def test_other_subjects_to_learn_from_make_another_run(tmp_path):
+    root = subjects(tmp_path)
+    everyone = grid(root, changes={**QUICK, "epochs": 1})
+    fewer = grid(root, who=(1, 2), changes={**QUICK, "epochs": 1})
+    assert len(everyone) == 3 and len(fewer) == 2 and len(list((root / "runs").iterdir())) == 5
+    table = scores_table(score_all(root))
+    assert "trained on the other subjects of 1, 2, 3;" in table and "trained on the other subjects of 1, 2;" in table

@@ -180,7 +180,7 @@ def test_subjects_that_differ_cannot_be_pooled(tmp_path):
         {"times": 7},
     ):
         other = subject_table(tmp_path, 2, **change)
-        with pytest.raises(AlignvisError, match=f"{other} and {first} differ in their channels or times"):
+        with pytest.raises(AlignvisError, match=f"{other} and {first} differ in their channels, times or unit"):
             plan(wanted(tmp_path, first, other), "linear", RECIPE)
     other = subject_table(tmp_path, 2, channels=["O1", "O2", "Oz"])
     one = plan(wanted(tmp_path, first, other), "linear", replace(RECIPE, channels="Oz,O1"))  # by name, they do not

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -253,3 +254,66 @@ def test_weights_that_do_not_fit_are_refused(root):
     weights.write_bytes(whole)
     with pytest.raises(AlignvisError, match="does not hold the weights of this run's nice"):
         load_decoder(run, {**record, "encoder": "nice"})
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_the_old_run_stays_until_the_new_one_has_its_name(root, monkeypatch, error):
+    before = (root / "runs/one/record.json").read_bytes()
+    rename = os.rename
+
+    def fail(source, target):
+        if Path(source).name == "one.partial":
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(runs.os, "rename", fail)
+    with pytest.raises(type(error)):
+        train(root, overwrite=True, seed=5)
+    assert [path.name for path in (root / "runs").iterdir()] == ["one"]
+    assert (root / "runs/one/record.json").read_bytes() == before
+    monkeypatch.undo()
+    train(root, overwrite=True, seed=5)
+    assert [path.name for path in (root / "runs").iterdir()] == ["one"]
+
+
+def test_a_link_to_a_run_is_replaced_and_its_target_left_alone(root, tmp_path):
+    elsewhere = (root / "runs/one").rename(tmp_path / "kept")
+    (root / "runs/one").symlink_to(elsewhere)
+    train(root, overwrite=True, seed=5)
+    assert not (root / "runs/one").is_symlink() and read_record(root / "runs/one")["seed"] == 5
+    assert read_record(elsewhere)["seed"] == 3
+
+
+def test_a_run_counts_once_however_often_it_is_named_and_a_broken_one_hides_no_other(root):
+    train(root, "other", seed=4)
+    (root / "runs/link").symlink_to(root / "runs/one")
+    assert len(scoring.score_all(root)) == 2
+    (root / "runs/other/weights.safetensors").write_bytes(b"x")
+    broken: list[AlignvisError] = []
+    scores = scoring.score_all(root, overwrite=True, broken=broken.append)
+    assert [score["seed"] for score in scores] == [3] and len(broken) == 1
+    assert "does not hold the weights" in str(broken[0])
+    with pytest.raises(AlignvisError, match="does not hold the weights"):
+        scoring.score_all(root, overwrite=True)
+
+
+def test_numbers_that_are_none_are_refused(root):
+    text = (root / "runs/one/record.json").read_text()
+    (root / "runs/one/record.json").write_text(text.replace('"seconds": ', '"seconds": NaN, "was": '))
+    with pytest.raises(AlignvisError, match="NaN is no number"):
+        read_record(root / "runs/one")
+
+
+def test_an_encoder_that_overfits_at_once_is_told_apart_from_one_that_learns_nothing(root):
+    said: list[str] = []
+    record = read_record(root / "runs/one")
+    evaluate_run(root / "runs/one")
+    scores = files.read_json(root / "runs/one/scores.json")
+    files.write_json(root / "runs/one/scores.json", scores | {"answers": 1})
+    scoring.score_all(root, say=said.append)
+    assert "named only 1 picture for 40 responses: it has learned nothing" in said[-1]
+    for row in record["history"][1:]:
+        row["best"] = False
+    files.write_json(root / "runs/one/record.json", record)
+    scoring.score_all(root, say=said.append)
+    assert "rose from the second epoch on and only the first was kept: it overfits" in said[-1]

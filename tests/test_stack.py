@@ -132,7 +132,7 @@ def test_a_run_that_diverges_does_not_disturb_the_others():
     broken = replace(train, features=train.features.clone())
     broken.features[1, 5] = torch.inf  # only run 1 learns this table
     courses, states = trained(networks, broken, replace(held_out, features=broken.features))
-    assert "not finite in epoch 0" in courses[1].failure and len(courses[1].history) == 1
+    assert "not finite in epoch 1" in courses[1].failure and len(courses[1].history) == 1
     whole, expected = trained(networks, train, held_out)
     for run in (0, 2):
         assert courses[run].failure is None and courses[run].history == whole[run].history

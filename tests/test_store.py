@@ -310,3 +310,10 @@ def test_json_is_written_whole_and_read_with_a_sentence(tmp_path):
         files.read_json(tmp_path / "a.json")
     with pytest.raises(AlignvisError, match="there is no file"):
         files.read_json(tmp_path / "c.json")
+
+
+def test_train_and_test_of_other_shapes_are_refused(tmp_path):
+    ids = image_ids(2, 10), image_ids(3, 1, "test_images")
+    path = write_responses(tmp_path / "r", np.ones((20, 2, 3, 8)), np.ones((3, 2, 3, 6)), ids)
+    with pytest.raises(AlignvisError, match="train has 3 x 8 channels x times and test 3 x 6; make it again"):
+        store.load_responses(path)

@@ -6,6 +6,8 @@ def score(**changes) -> dict:
         "dataset": "things-eeg2",
         "simulated": False,
         "recipe": "alignvis",
+        "protocol": "within",
+        "trained_on": [1],
         "validation": "image",
         "n": 200,
         "gallery": 200,
@@ -53,3 +55,9 @@ def test_the_interval_over_subjects_is_students():
 def test_only_like_stands_beside_like_and_simulated_data_say_so():
     text = scores_table([score(), score(simulated=True), score(recipe="alignvis-fixed"), score(gallery=100)])
     assert text.count("test responses") == 4 and text.count("SIMULATED") == 1
+
+
+def test_equal_subjects_have_no_interval():
+    lines = scores_table([score(subject=subject, top1=0.1) for subject in (1, 2, 3)]).splitlines()
+    assert "10.0 to 10.0" not in "\n".join(lines)
+    assert next(line for line in lines if "all 3" in line).split()[6:8] != ["10.0", "to"]

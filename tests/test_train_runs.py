@@ -1,15 +1,20 @@
 """Runs that were interrupted go on; runs trained together are the runs trained one by one."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from alignvis import store, train_runs
 from alignvis.errors import AlignvisError
 from alignvis.grid import train_grid
-from alignvis.recipe import Recipe
+from alignvis.recipe import RECIPES, Recipe
 from alignvis.runs import load_decoder, read_record
 from alignvis.scoring import evaluate_run
 from alignvis.train_runs import train_run
@@ -27,6 +32,7 @@ def root(tmp_path) -> Path:
 @pytest.fixture
 def saved_at_once(monkeypatch):
     monkeypatch.setattr(train_runs, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(train_runs, "SAVE_SHARE", float("inf"))
 
 
 def train(root: Path, name: str, **changes) -> dict:
@@ -45,7 +51,7 @@ def interrupted(root: Path, name: str, epoch: int = 3, **changes) -> None:
 
 
 def grid(root: Path, said: list[str] | None = None, **changes) -> list[Path]:
-    options = {"subjects": [1], "encoder": "linear", "recipe_name": "alignvis-fixed", "changes": CHANGES, **changes}
+    options = {"subjects": [1], "encoders": ["linear"], "recipe_name": "alignvis-fixed", "changes": CHANGES, **changes}
     runs = train_grid(root, say=(said if said is not None else []).append, detail=lambda text: None, **options)
     return [run for run, _ in runs]
 
@@ -91,9 +97,9 @@ def test_overwriting_begins_anew(root, saved_at_once):
     assert epochs[0] == 0
 
 
-def test_unfinished_runs_are_saved_about_once_a_minute(root):
+def test_unfinished_runs_are_not_saved_at_every_epoch(root):
     interrupted(root, "one")
-    assert not list(root.glob("runs/*"))  # six epochs take less
+    assert not list(root.glob("runs/*"))  # six epochs take less than ten seconds
 
 
 def test_runs_trained_together_are_those_trained_one_by_one(root, tmp_path_factory):
@@ -152,9 +158,72 @@ def test_a_run_that_diverges_is_told_and_the_others_are_there(root):
     changes = CHANGES | {"sides": "none"}
     sound = grid(root, features=["lowlevel"], changes=changes)
     expected = read_record(sound[0])["history"]
-    with pytest.raises(AlignvisError, match="huge.*not finite in epoch 0: training diverged.*; 1 others were not"):
+    with pytest.raises(AlignvisError, match="huge.*not finite in epoch 1: training diverged.*; 1 others were not"):
         grid(root, changes=changes, together=2, overwrite=True)
     assert read_record(sound[0])["history"][-1]["held_out_loss"] == pytest.approx(
         expected[-1]["held_out_loss"], rel=1e-4
     )
     assert [path.name for path in (root / "runs").iterdir()] == [sound[0].name]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state, about: state.pop("order"),
+        lambda state, about: state.update({"weights.0": state["weights.0"][:1]}),
+        lambda state, about: state.update(order=state["order"][:16]),
+        lambda state, about: state.update(steps=torch.tensor(0)),
+        lambda state, about: about.update(history=about["history"] * 3),
+        lambda state, about: about.update(history=[]),
+        lambda state, about: about.update(history=None),
+        lambda state, about: [row.update(best=False) for row in about["history"]],
+        lambda state, about: about["history"][0].update(loss=float("nan")),
+    ],
+)
+def test_what_is_left_and_does_not_fit_is_begun_anew(root, saved_at_once, spoil):
+    interrupted(root, "one", encoder="linear")
+    path = root / "runs/.one.safetensors"
+    state, about = load_file(path), store.read_document(path)
+    spoil(state, about)
+    save_file(state, path, {"alignvis": json.dumps(about)})
+    epochs: list[int] = []
+    train(root, "one", encoder="linear", report=lambda row: epochs.append(row["epoch"]))
+    assert epochs == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_table_that_is_exchanged_while_it_is_trained_on_is_told(root):
+    """Else the record would state a table that was never read."""
+    path = root / "features/tiny/lowlevel.safetensors"
+    table = store.load_features(path)
+    embeddings, images = -np.asarray(table.embeddings), table.images
+
+    def exchange(row: dict) -> None:
+        if row["epoch"] == 2:
+            write_features(path, embeddings, images)
+
+    with pytest.raises(AlignvisError, match="lowlevel.safetensors changed while it was being read; run the same"):
+        train(root, "one", report=exchange)
+    assert not (root / "runs/one").exists()
+
+
+def test_a_recipe_may_be_named_and_a_run_that_another_process_trains_is_left_alone(root):
+    quick = replace(RECIPES["alignvis-fixed"], batch=32, epochs=1)
+    assert train(root, "one", recipe=quick)["recipe"]["name"] == "own"
+    with pytest.raises(AlignvisError, match="a batch takes 128"):
+        planted(root / "small", concepts=10)
+        train(root / "small", "one", recipe="alignvis-fixed")
+    with pytest.raises(AlignvisError, match="no recipe is called 'best'"):
+        train(root, "two", recipe="best")
+    lock = str(root / "runs/.two.lock")
+    code = f"import time; from alignvis import files; files.hold({lock!r}); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(AlignvisError, match="another process is"):
+            train(root, "two")
+        other.kill()
+    train(root, "two")
+
+
+def test_every_brain_encoder_asked_for_is_trained(root):
+    runs = grid(root, encoders=["linear", "eegproject", "linear"], seeds=[0, 1])
+    assert [run.name.split("_")[3] for run in runs] == ["linear", "linear", "eegproject", "eegproject"]

@@ -6,7 +6,7 @@ from torch.nn.functional import avg_pool1d, elu
 
 from alignvis.encoders.folded import fold
 from alignvis.encoders.nice_filter import PLANES, STRIDE, TAPS, filtered, window_moments
-from alignvis.errors import AlignvisError
+from alignvis.encoders.shape import require_times
 
 POOL = 51  # width of the average, samples
 
@@ -38,12 +38,8 @@ class Nice(nn.Module):
 
     def __init__(self, channels: int, times: int, dim: int, *, head: bool = True, parity: bool = False) -> None:
         super().__init__()
+        require_times("nice", TAPS - 1 + POOL, times)
         self.steps = (times - (TAPS - 1) - POOL) // STRIDE + 1
-        if self.steps < 1:
-            raise AlignvisError(
-                f"the encoder nice needs at least {TAPS - 1 + POOL} samples in time and these responses have {times}; "
-                "use the encoder linear, or prepare a longer window"
-            )
         self.temporal = nn.Linear(TAPS, PLANES)
         self.temporal_norm = nn.BatchNorm1d(PLANES)
         self.spatial = nn.Linear(PLANES * channels, PLANES)
