@@ -1,23 +1,19 @@
 """Runs of one shape trained in stacks and written one by one as they end."""
 
-import json
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from math import isfinite
 from operator import index
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 import alignvis
-from alignvis import files, store
+from alignvis import store
 from alignvis.decoder import Decoder
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
@@ -25,9 +21,10 @@ from alignvis.pairs import Pairs
 from alignvis.plans import Plan, Tables, Wanted, plan
 from alignvis.progress import Progress, silent
 from alignvis.recipe import RECIPES, Recipe, choose_recipe
-from alignvis.runs import NUMBER, save_tensors, working_on, write_run
+from alignvis.runs import working_on, write_run
 from alignvis.stack import Stack
-from alignvis.training import Course, Saved, fit
+from alignvis.training import Course, fit
+from alignvis.unfinished import same_epoch, save_unfinished, unfinished
 
 SAVE_EVERY = 10.0  # seconds, at least, between two savings of unfinished runs
 SAVE_SHARE = 0.05  # of the time that saving may take
@@ -116,7 +113,7 @@ def train_stack(
     """
     begun, device = time.perf_counter(), tables.device
     outcomes: dict[Path, Outcome] = {}
-    for together in _same_epoch(plans, tables, encoder, recipe, resumable=not overwrite):
+    for together in same_epoch(plans, tables, encoder, recipe, resumable=not overwrite):
         here, saved = [plan for plan, _ in together], [state for _, state in together if state]
         train, held_out = tables.pairs(here)
         networks = [Decoder(encoder, **plan.shape, recipe=recipe, seed=plan.wanted.seed) for plan in here]
@@ -139,18 +136,14 @@ def train_stack(
                     outcomes[out] = write_run(out, record, state, overwrite)
                 except AlignvisError as error:
                     outcomes[out] = error
-            _unfinished(out).unlink(missing_ok=True)
+            unfinished(out).unlink(missing_ok=True)
 
         def save(stack: Stack, courses: Sequence[Course], here: Sequence[Plan] = here) -> None:
             nonlocal last, cost
             start = time.monotonic()
             if start - last < max(SAVE_EVERY, cost / SAVE_SHARE):
                 return
-            for place, course in enumerate(courses):
-                state = stack.state(place) | {"order": course.generator.get_state().cpu()}
-                state |= {"random": torch.get_rng_state()} if len(courses) == 1 else {}
-                about = _identity(here[course.run], tables, encoder, recipe) | {"history": course.history}
-                save_tensors(state, _unfinished(here[course.run].wanted.out), about)
+            save_unfinished(here, tables, encoder, recipe, stack, courses)
             last = time.monotonic()
             cost = last - start
 
@@ -176,69 +169,6 @@ def _generator(state: dict[str, torch.Tensor], train: Pairs) -> torch.Generator:
     generator = torch.Generator(train.rows.device)
     generator.set_state(state["order"])
     return generator
-
-
-def _same_epoch(
-    plans: Sequence[Plan], tables: Tables, encoder: str, recipe: Recipe, resumable: bool
-) -> list[list[tuple[Plan, Saved | None]]]:
-    """Runs that were interrupted after the same number of epochs, or not begun, go on together."""
-    groups: dict[int, list[tuple[Plan, Saved | None]]] = {}
-    for one in plans:
-        saved = _read_unfinished(one, tables, encoder, recipe) if resumable else None
-        groups.setdefault(len(saved[1].history) if saved else 0, []).append((one, saved))
-    return [groups[epoch] for epoch in sorted(groups)]
-
-
-def _unfinished(out: Path) -> Path:
-    return out.with_name(f".{out.name}.safetensors")
-
-
-def _identity(plan: Plan, tables: Tables, encoder: str, recipe: Recipe) -> dict[str, Any]:
-    """What must be equal for an unfinished run to go on."""
-    return {
-        "table": "unfinished",
-        "encoder": encoder,
-        "recipe": asdict(recipe),
-        "seed": plan.wanted.seed,
-        "inputs": list(plan.fingerprints),
-        "device": tables.device.type,
-        "data": tables.responses.device.type,
-        "torch": torch.__version__,
-    }
-
-
-def _read_unfinished(plan: Plan, tables: Tables, encoder: str, recipe: Recipe) -> Saved | None:
-    """An unfinished run of the same tables and recipe; anything else that lies there is begun anew."""
-    with (
-        suppress(OSError, SafetensorError, KeyError, ValueError, TypeError),
-        safe_open(_unfinished(plan.wanted.out), "pt") as file,
-    ):
-        about = json.loads(file.metadata()["alignvis"])
-        known = _identity(plan, tables, encoder, recipe)
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        if {key: about[key] for key in known} == known and _goes_on(about["history"], recipe):
-            fresh = Stack([Decoder(encoder, **plan.shape, recipe=recipe)]).state(0)
-            fresh |= {"order": torch.Generator(tables.responses.device).get_state()}
-            fresh |= {"random": torch.get_rng_state()} if "random" in state else {}
-            if _kinds(state) == _kinds(fresh) and state["steps"] > 0:
-                return state, Course(0, recipe.epochs, torch.Generator(), about["history"])
-    return None
-
-
-def _goes_on(history: Any, recipe: Recipe) -> bool:
-    """Whether this is the history of a run that is not over."""
-    row = {"epoch": int, "rate": NUMBER, "loss": NUMBER, "held_out_loss": NUMBER, "held_out_top1": NUMBER, "best": bool}
-    return (
-        files.fits(history, [row])
-        and 0 < len(history) < recipe.epochs
-        and [row["epoch"] for row in history] == list(range(len(history)))
-        and any(row["best"] for row in history)
-        and all(isfinite(row[key]) for row in history for key in row)
-    )
-
-
-def _kinds(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) -> dict[str, Any]:

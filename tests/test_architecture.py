@@ -21,10 +21,11 @@ LEVELS = {
     "store": 1, "pickles": 1, "loss": 1, "retrieval": 1, "stats": 1, "encoders": 1, "stack": 1,
     "averaging": 2, "pairs": 2, "decoder": 2, "images": 2, "recordings": 2,
     "training": 3, "plans": 3, "finding": 3, "runs": 3, "table": 3, "listing": 3,
-    "train_runs": 4, "scoring": 4, "check": 4, "figures": 4,
-    "grid": 5,
-    "demo": 6,
-    "cli": 7, "__main__": 8,
+    "unfinished": 4, "scoring": 4, "check": 4, "figures": 4,
+    "train_runs": 5,
+    "grid": 6,
+    "demo": 7,
+    "cli": 8, "__main__": 9,
 }  # fmt: skip
 WITHIN = {("progress", "errors"), ("files", "errors"), ("loss", "retrieval")}
 ONLY_IN = {
