@@ -16,7 +16,7 @@ from alignvis.recordings.things_eeg2 import prepare
 from alignvis.scoring import score_all
 from alignvis.table import scores_table
 
-# What half a minute and two minutes allow on two cores. A few hundred pictures teach a brain encoder only when the
+# What half a minute and one minute allow on two cores. A few hundred pictures teach a brain encoder only when the
 # brain speaks clearly, so there is little noise, and small batches make more steps.
 SIZES: dict[bool, dict[str, Any]] = {
     True: {"concepts": 40, "test": 50, "test_repetitions": 1, "noise": 1.0},
