@@ -46,7 +46,7 @@ def test_both_are_fed_the_same_responses(recording, shown):
 
 
 def test_both_loops_reach_the_same_score(recording, shown):
-    """Five seeds of each, which share their first weights and nothing else: no difference in a paired t-test (p 0.016)."""
+    """Five seeds of each, which share their first weights and nothing else: no difference in a paired t-test."""
     scores = []
     for seed in SEEDS:
         encoder = published_fit(shown[0], rate=RECIPE.rate, epochs=RECIPE.epochs, seed=seed)
