@@ -208,11 +208,9 @@ class PublishedLSTM(nn.Module):
         return self.head(torch.relu(self.project(last[-1])))
 
 
-def as_published(name: str, key: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """One parameter of ours in the published shape."""
-    if (name, key) == ("atms", "spatial.weight"):  # our inputs are ordered channel by channel, theirs plane by plane
-        return value.view(40, -1, 40).transpose(1, 2).unsqueeze(3)
-    return value.view(shape)
+def published_name(key: str) -> str:
+    """What a parameter of ours is called in its twin, where ATM-S spells NICE out."""
+    return RENAMED.get(key, key.removeprefix("filter."))
 
 
 def twin_of(name: str, ours: nn.Module, channels: int, times: int, dim: int, parity: bool = False) -> nn.Module:
@@ -228,6 +226,6 @@ def twin_of(name: str, ours: nn.Module, channels: int, times: int, dim: int, par
         "linear": lambda: Flat(channels, times, dim),
     }[name]()
     wanted = {key: value.shape for key, value in twin.state_dict().items()}
-    state = {RENAMED.get(key, key): value for key, value in ours.state_dict().items()}
-    twin.load_state_dict({key: as_published(name, key, value, wanted[key]) for key, value in state.items()})
+    state = {published_name(key): value for key, value in ours.state_dict().items()}
+    twin.load_state_dict({key: value.view(wanted[key]) for key, value in state.items()})
     return twin

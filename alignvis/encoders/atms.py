@@ -2,17 +2,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, elu
 
 from alignvis.encoders.attention import Attention
-from alignvis.encoders.nice import PLANES, POOL, STRIDE, TAPS
+from alignvis.encoders.nice import Nice
 from alignvis.encoders.shape import require_times
 
 WIDTH = 250  # of a token
 HEADS = 4
 INNER = 256
 DROPOUT = 0.25
-STEPS = (WIDTH - (TAPS - 1) - POOL) // STRIDE + 1  # filter outputs in time
 
 
 class ATMS(nn.Module):
@@ -20,8 +18,8 @@ class ATMS(nn.Module):
 
     Every channel's time course is one token. A learned token stands before them, takes part in the attention and is
     then dropped. The published code learns one such token for each of ten subjects and one for an unknown subject; here
-    one is shared by all, as a run need not know whom its responses come from. No code of place is added. As in NICE,
-    the average over time, which commutes with the filters, comes before them: 36 instead of 226 samples are filtered.
+    one is shared by all, as a run need not know whom its responses come from. No code of place is added. `Nice` follows,
+    whose average over time has to be taken at every step here, as the tokens are learned.
 
     Args:
         channels, times: the shape of a response; at least 2 samples.
@@ -50,30 +48,14 @@ class ATMS(nn.Module):
         )
         self.think_norm = nn.LayerNorm(WIDTH)
         self.tokens_norm = nn.LayerNorm(WIDTH)
-        self.temporal = nn.Linear(TAPS, PLANES)
-        self.temporal_norm = nn.BatchNorm1d(PLANES)
-        self.spatial = nn.Linear(channels * PLANES, PLANES)
-        self.spatial_norm = nn.BatchNorm1d(PLANES)
-        self.dropout = nn.Dropout(0.5)
-        self.mix = nn.Linear(PLANES, PLANES)
-        self.project = nn.Linear(STEPS * PLANES, dim)
-        self.residual = nn.Sequential(nn.GELU(), nn.Linear(dim, dim), nn.Dropout(0.5))
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, dim) if head else nn.Identity()
+        self.filter = Nice(channels, WIDTH, dim, head=head)
 
     def prepare(self, responses: Tensor) -> Tensor:
         """Nothing is to be done beforehand."""
         return responses
 
     def forward(self, prepared: Tensor) -> Tensor:
-        batch, channels, _ = prepared.shape
-        averages = avg_pool1d(self.tokens(prepared), POOL, stride=1).transpose(1, 2)
-        windows = averages.unfold(1, TAPS, STRIDE)  # batch, steps, channels, taps
-        planes = self.temporal_norm(self.temporal(windows.reshape(-1, TAPS)))
-        planes = self.spatial(elu(planes).reshape(batch * STEPS, channels * PLANES))
-        planes = self.mix(self.dropout(elu(self.spatial_norm(planes))))
-        hidden = self.project(planes.view(batch, STEPS * PLANES))
-        return self.head(self.norm(hidden + self.residual(hidden)))
+        return self.filter(self.filter.prepare(self.tokens(prepared)))
 
     def tokens(self, prepared: Tensor) -> Tensor:
         """The transformer alone: (batch, channels, times) to (batch, channels, 250)."""
