@@ -1,6 +1,7 @@
 """From a responses table to what a brain encoder is fed: channels and times chosen, repetitions averaged."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from alignvis.recipe import Recipe, seconds
 from alignvis.store import Responses
 
 CHUNK = 512  # images at a time: what bounds the memory beside the result
-WITHOUT_TIMES = "{} does not say when its samples were taken; leave --window and --smoothing out"
+SENSIBLE = {"tmin": (-1e6, 1e6), "sfreq": (0, 1e9)}  # beyond these a table's header is wrong
 FLAT = 1e-6  # of its own size: as much as rounding leaves of a flat channel
 TINY = torch.finfo(torch.float32).tiny
 
@@ -84,10 +85,7 @@ def chosen_times(table: Responses, window: str) -> slice:
     wanted, samples = seconds(window), table.train.shape[-1]
     if wanted is None:
         return slice(0, samples)
-    first = table.document.get("tmin")
-    if not isinstance(first, int | float) or not abs(first) < 1e6:
-        raise AlignvisError(WITHOUT_TIMES.format(table.path))
-    times = first + np.arange(samples) / sampling_rate(table)
+    times = stated(table, "tmin") + np.arange(samples) / stated(table, "sfreq")
     inside = np.flatnonzero((times >= wanted[0] - 1e-9) & (times < wanted[1] - 1e-9))
     if not len(inside):
         raise AlignvisError(
@@ -96,12 +94,14 @@ def chosen_times(table: Responses, window: str) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def sampling_rate(table: Responses) -> float:
-    """Samples a second."""
-    rate = table.document.get("sfreq")
-    if not isinstance(rate, int | float) or not 0 < rate < 1e9:
-        raise AlignvisError(WITHOUT_TIMES.format(table.path))
-    return rate
+def stated(table: Responses, key: str) -> float:
+    """When a table says that its first sample was taken, s, or how many there are in a second: "tmin" or "sfreq"."""
+    value, (low, high) = table.document.get(key), SENSIBLE[key]
+    if not isinstance(value, int | float) or not low < value < high:
+        raise AlignvisError(
+            f"{table.path} does not say when its samples were taken; leave --window and --smoothing out"
+        )
+    return value
 
 
 def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
         raise AlignvisError(
             f"{table.path} has one time a response, which cannot be normalised over time; choose --normalisation none"
         )
-    if recipe.smoothing and recipe.smoothing / 1000 * sampling_rate(table) > table.train.shape[-1]:
+    if recipe.smoothing and recipe.smoothing / 1000 * stated(table, "sfreq") > table.train.shape[-1]:
         raise AlignvisError(
             f"--smoothing {recipe.smoothing:g} ms is longer than a response in {table.path}; choose less"
         )
@@ -130,8 +130,9 @@ def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
 def recording_of(table: Responses, recipe: Recipe) -> dict[str, object]:
     """What must be equal for responses to mean the same: when they were taken and, unless it cancels, their unit."""
     first, rate = (table.document.get(key) for key in ("tmin", "sfreq"))
-    if isinstance(first, int | float) and abs(first) < 1e6 and isinstance(rate, int | float) and 0 < rate < 1e9:
-        first = round(first + chosen_times(table, recipe.window).start / rate, 6)  # s, of the first sample chosen
+    with suppress(AlignvisError):  # what makes no sense is compared as it stands
+        start = chosen_times(table, recipe.window).start
+        first = round(stated(table, "tmin") + start / stated(table, "sfreq"), 6)  # s, of the first sample chosen
     unit = {"unit": table.document.get("unit")} if recipe.normalisation == "none" else {}
     return {"first": first, "sfreq": rate, **unit}
 
@@ -221,6 +222,6 @@ def _read(array: NDArray, rows: NDArray, channels: list[int], times: slice, reci
     if len(channels) < responses.shape[2] or channels != sorted(channels):
         responses = responses[:, :, channels]
     if recipe.smoothing:
-        samples = recipe.smoothing / 1000 * sampling_rate(table)
+        samples = recipe.smoothing / 1000 * stated(table, "sfreq")
         responses = gaussian_filter1d(responses.astype(np.float32), samples, axis=-1, mode="nearest")
     return torch.from_numpy(responses[..., times])

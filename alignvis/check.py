@@ -63,10 +63,8 @@ def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
 
 def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
     table = store.load_responses(path)
-    for part in ("train", "test"):
-        average(
-            table, part, Recipe(normalisation="none"), lambda responses: responses[:, 0, 0]
-        )  # reads and checks every value
+    for part in ("train", "test"):  # reads and checks every value
+        average(table, part, Recipe(normalisation="none"), lambda responses: responses[:, 0, 0])
     shown[path] = {*table.train_images, *table.test_images}
     about = {key: table.document.get(key) for key in ("dataset", "subject", "simulated", "sfreq", "unit")}
     about |= {"table": "responses", "train": list(table.train.shape), "test": list(table.test.shape)}

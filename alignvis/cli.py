@@ -8,7 +8,7 @@ import click
 
 from alignvis import __version__
 from alignvis.errors import AlignvisError
-from alignvis.recipe import POSITIVE, Recipe
+from alignvis.recipe import Recipe
 from alignvis.terminal import Commands, Numbers, Screen
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -240,7 +240,7 @@ def recipe_options(command: Any) -> Any:
         about, kind = entry.metadata, type(entry.default)
         name = entry.name.replace("_", "-")
         numbers = {int: click.IntRange, float: click.FloatRange}
-        bounds = {"min": about["low"], "min_open": entry.name in POSITIVE}
+        bounds = {"min": about["low"], "min_open": about["positive"]}
         given: Any = numbers[kind](**bounds) if kind in numbers else kind
         given = click.Choice(about["choices"]) if about["choices"] else given
         flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"

@@ -67,21 +67,21 @@ def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) 
 
 def who_learns_from_whom(
     root: Path, subjects: Sequence[int], dataset: str | None, leave_out: bool
-) -> list[tuple[int, tuple[Path, ...], Path]]:
-    """Who is asked about, which tables are trained on, and which table is asked."""
+) -> list[tuple[int, dict[int, Path], Path]]:
+    """Who is asked about, the tables of those who are trained on, by subject, and the table that is asked."""
     if not leave_out:
         found = [(subject, path) for subject in subjects for path in find_responses(root, subject, dataset)]
-        return [(subject, (_own(path, subject),), path) for subject, path in found]
+        return [(subject, {subject: _own(path, subject)}, path) for subject, path in found]
     if len(subjects) < 2:
         raise AlignvisError("--leave-out trains on all subjects given but one; give at least two, like --subject 1-10")
     groups = []
     paths = {subject: find_responses(root, subject, dataset) for subject in subjects}
     for folder in sorted({path.parent for found in paths.values() for path in found}):
         here = {subject: path for subject, found in paths.items() for path in found if path.parent == folder}
-        for subject, path in here.items():
-            others = tuple(_own(other, number) for number, other in here.items() if number != subject)
-            if others:
-                groups.append((subject, others, path))
+        if len(here) > 1:
+            here = {subject: _own(path, subject) for subject, path in here.items()}
+            for subject, path in here.items():
+                groups.append((subject, {other: here[other] for other in here if other != subject}, path))
     if not groups:
         raise AlignvisError(
             f"--leave-out needs two subjects of one dataset, and subjects {', '.join(map(str, subjects))} have none in "

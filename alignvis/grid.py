@@ -19,7 +19,7 @@ from alignvis.plans import Plan, Tables, Wanted, plan, sections
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, choose_recipe
-from alignvis.runs import read_recipe, read_record, run_name, working_on
+from alignvis.runs import inputs_of, read_recipe, read_record, run_name, working_on
 from alignvis.train_runs import Outcome, train_stack
 from alignvis.training import Course
 
@@ -67,11 +67,12 @@ def train_grid(
     if overwrite and processes() > 1:
         raise AlignvisError("several processes cannot tell what to overwrite; remove those runs, then train again")
     asked: dict[Path, tuple[Kind, Wanted]] = {}
-    for subject, tables, queries in who_learns_from_whom(root, subjects, dataset, leave_out):
+    for subject, teachers, queries in who_learns_from_whom(root, subjects, dataset, leave_out):
+        tables = tuple(teachers.values())
         first = store.load_responses(tables[0])
         fmri = first.train.shape[-1] == 1
         name, recipe = choose_recipe(recipe_name, changes, "leave-out" if leave_out else "fmri" if fmri else None)
-        trained_on = [store.read_document(path, "responses")["subject"] for path in tables] if leave_out else []
+        trained_on = list(teachers) if leave_out else []
         for path in find_features(root, first, features):
             table = store.load_features(path)
             for brain, seed in product(dict.fromkeys(encoders or ("brain-mlp" if fmri else "nice",)), seeds):
@@ -96,8 +97,8 @@ def train_grid(
     (root / "runs").mkdir(parents=True, exist_ok=True)
     while todo:
         for kind, plans in todo.items():
-            shelf = partial(Tables, encoder=kind[0], recipe=kind[2], device=where, scratch=root / "runs")
-            shelf = partial(shelf, say=say, progress=progress)
+            about = {"encoder": kind[0], "recipe": kind[2], "device": where, "scratch": root / "runs"}
+            shelf = partial(Tables, **about, say=say, progress=progress)
             parts = _my_turn(list(sections(plans, kind[2], where)))
             sizes = [together or (1 if where.type == "cpu" else _fair_share(part)) for part in parts]
             if max(sizes) > 1 and not rank():
@@ -205,8 +206,7 @@ def _check_kept(wanted: Wanted, recipe: Recipe) -> None:
     record = read_record(wanted.out)
     if read_recipe(wanted.out, record) != recipe:
         raise AlignvisError(f"{wanted.out} was trained by another recipe of that name; --overwrite trains it again")
-    stated = [table["fingerprint"] for table in (*record["inputs"]["responses"], record["inputs"]["features"])]
-    if stated != [store.fingerprint(path) for path in (*wanted.responses, wanted.features)]:
+    if [table["fingerprint"] for table in inputs_of(record)] != [store.fingerprint(path) for path in wanted.tables]:
         raise AlignvisError(
             f"{wanted.out} was trained on other tables than those there now; --overwrite trains it again"
         )

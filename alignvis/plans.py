@@ -97,6 +97,7 @@ def plan(wanted: Wanted, encoder: str, recipe: Recipe) -> Plan:
     Raises:
         AlignvisError: when they do not fit together, or not with the brain encoder.
     """
+    # before they are read, so that a change from here on is noticed; what is missing is told when it is read
     fingerprints = tuple(store.fingerprint(path) for path in wanted.tables if path.is_file())
     tables, features = [store.load_responses(path) for path in wanted.responses], store.load_features(wanted.features)
     first = tables[0]

@@ -11,7 +11,6 @@ from alignvis.errors import AlignvisError
 
 LOWEST_RATE = 1e-7
 PLATEAU = 5  # epochs without a better held-out loss after which the schedule "plateau" halves the rate
-POSITIVE = ("rate", "temperature", "clip", "share")
 HIGHEST = {int: 1_000_000, float: 1e30}  # beyond these no entry means anything
 LONGEST_NAME = 120  # characters; a run's folder also names its dataset, its encoders and its seed
 
@@ -47,9 +46,12 @@ SCHEDULES: dict[str, Callable[[float, Sequence[float], "Recipe"], float]] = {
 }
 
 
-def option(default: Any, text: str, choices: Sequence[str] = (), low: float | None = None) -> Any:
+def option(
+    default: Any, text: str, choices: Sequence[str] = (), low: float | None = None, positive: bool = False
+) -> Any:
     """One entry of a recipe: its default, what it means, and what it may be. The command line shows the same text."""
-    return field(default=default, metadata={"help": text, "choices": tuple(choices), "low": low})
+    about = {"help": text, "choices": tuple(choices), "low": 0 if positive else low, "positive": positive}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,16 @@ class Recipe:
     choices, raises an AlignvisError.
     """
 
-    rate: float = option(2e-4, "Learning rate at its highest.", low=0)
+    rate: float = option(2e-4, "Learning rate at its highest.", positive=True)
     batch: int = option(128, "Images a step: as many candidates as each response is contrasted with.", low=2)
     epochs: int = option(50, "Passes over the training images.", low=1)
     schedule: str = option("published", "How the learning rate changes.", SCHEDULES)
     warmup: float = option(0.0, "Epochs in which the rate rises from nothing, step by step.", low=0)
     decay: float = option(0.1, "Weight decay of AdamW.", low=0)
-    clip: float = option(1.0, "Largest norm of the gradient.", low=0)
+    clip: float = option(1.0, "Largest norm of the gradient.", positive=True)
     patience: int = option(30, "Epochs without a better held-out loss after which training ends.", low=1)
     loss: str = option("infonce", "Objective.", ("infonce", "softclip"))
-    temperature: float = option(0.04, "Of the contrast; where the scale is learned, at the start.", low=0)
+    temperature: float = option(0.04, "Of the contrast; where the scale is learned, at the start.", positive=True)
     scale: str = option(
         "fixed", "Scale of the logits: one over the temperature, or learned from there.", ("fixed", "learned")
     )
@@ -98,7 +100,7 @@ class Recipe:
     validation: str = option(
         "image", "What is held out: single images (published), or whole concepts, as in the test.", ("image", "concept")
     )
-    share: float = option(0.1, "How much of it is held out.", low=0)
+    share: float = option(0.1, "How much of it is held out.", positive=True)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -116,9 +118,8 @@ class Recipe:
                 raise AlignvisError(f"{name} is none of {', '.join(about['choices'])}")
             if about["low"] is not None and not isinstance(value, bool) and value < about["low"]:
                 raise AlignvisError(f"{name} is too low; choose {about['low']:g} or more")
-        for name in POSITIVE:
-            if not getattr(self, name):
-                raise AlignvisError(f"--{name} 0 leaves nothing to learn with; choose a positive number")
+            if about["positive"] and not value:
+                raise AlignvisError(f"--{entry.name} 0 leaves nothing to learn with; choose a positive number")
         if not self.share < 1:
             raise AlignvisError(f"--share {self.share:g} is no share to hold out; choose one between 0 and 1")
         if self.normalisation == "mean" and self.repetitions != "all":

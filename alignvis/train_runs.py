@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from alignvis import store
 from alignvis.decoder import Decoder
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
-from alignvis.pairs import Pairs
 from alignvis.plans import Plan, Tables, Wanted, plan
 from alignvis.progress import Progress, silent
 from alignvis.recipe import RECIPES, Recipe, choose_recipe
@@ -156,25 +155,17 @@ def train_stack(
             device=device,
             report=report,
             finish=finish,
-            resume=[
-                (state, Course(place, recipe.epochs, _generator(state, train), course.history))
-                for place, (state, course) in enumerate(saved)
-            ],
+            resume=[(state, replace(course, run=place)) for place, (state, course) in enumerate(saved)],
             save=save,
         )
     return outcomes
 
 
-def _generator(state: dict[str, torch.Tensor], train: Pairs) -> torch.Generator:
-    generator = torch.Generator(train.rows.device)
-    generator.set_state(state["order"])
-    return generator
-
-
 def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) -> dict[str, Any]:
     wanted = plan.wanted
-    tables, features = [store.load_responses(path) for path in wanted.responses], store.load_features(wanted.features)
-    first, known = tables[0].document, dict(zip(wanted.tables, plan.fingerprints, strict=True))
+    tables = [store.read_document(path, "responses") for path in wanted.responses]
+    features = store.read_document(wanted.features, "features")
+    first, known = tables[0], dict(zip(wanted.tables, plan.fingerprints, strict=True))
 
     def stated(path: Path, fingerprint: str | None) -> dict[str, Any]:
         return {"path": Path(os.path.relpath(path, wanted.out)).as_posix(), "fingerprint": fingerprint}
@@ -182,17 +173,17 @@ def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) ->
     return {
         "version": store.VERSION,
         "dataset": first["dataset"],
-        "simulated": any(bool(table.document.get("simulated", False)) for table in tables),
+        "simulated": any(bool(table.get("simulated", False)) for table in tables),
         "protocol": "leave-out" if wanted.leave_out else "within",
         "subject": wanted.subject,
-        "trained_on": [table.document["subject"] for table in tables],
+        "trained_on": [table["subject"] for table in tables],
         "encoder": encoder,
         "shape": plan.shape,
         "channels": plan.channels,
         "recording": plan.recording,
-        "features": features.document["encoder"],
-        "aligned": features.document["aligned"],
-        "twin": features.document["twin"],
+        "features": features["encoder"],
+        "aligned": features["aligned"],
+        "twin": features["twin"],
         "recipe": recipe,
         "seed": wanted.seed,
         "repetitions": plan.repetitions,

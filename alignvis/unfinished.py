@@ -77,7 +77,9 @@ def _read_unfinished(plan: Plan, tables: Tables, encoder: str, recipe: Recipe) -
             fresh |= {"order": torch.Generator(tables.responses.device).get_state()}
             fresh |= {"random": torch.get_rng_state()} if "random" in state else {}
             if _kinds(state) == _kinds(fresh) and state["steps"] > 0:
-                return state, Course(0, recipe.epochs, torch.Generator(), about["history"])
+                order = torch.Generator(tables.responses.device)
+                order.set_state(state["order"])
+                return state, Course(0, recipe.epochs, order, about["history"])
     return None
 
 

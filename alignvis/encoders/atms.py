@@ -18,8 +18,8 @@ class ATMS(nn.Module):
 
     Every channel's time course is one token. A learned token stands before them, takes part in the attention and is
     then dropped. The published code learns one such token for each of ten subjects and one for an unknown subject; here
-    one is shared by all, as a run need not know whom its responses come from. No code of place is added. `Nice` follows,
-    whose average over time has to be taken at every step here, as the tokens are learned.
+    one is shared by all, as a run need not know whom its responses come from. No code of place is added. Then
+    comes `Nice`, whose average over time has to be taken at every step here, as the tokens are learned.
 
     Args:
         channels, times: the shape of a response; at least 2 samples.
