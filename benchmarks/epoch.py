@@ -10,8 +10,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -24,50 +22,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from alignvis import store  # noqa: E402
 from alignvis.averaging import average  # noqa: E402
 from alignvis.decoder import Decoder  # noqa: E402
-from alignvis.loss import info_nce  # noqa: E402
-from alignvis.memory import keep_freed_memory  # noqa: E402
 from alignvis.pairs import Pairs  # noqa: E402
-from alignvis.recipe import RECIPES  # noqa: E402
 from alignvis.stack import Stack  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import allocator, machine, seconds, set_up  # noqa: E402
+from benchmarks.nice_step import RECIPE, our_step  # noqa: E402
 from tests.published_loop import BATCH, Shown, make_optimizer, train_epoch, write_embeddings  # noqa: E402
 from tests.published_nice import PublishedNice  # noqa: E402
 from tests.tables import image_ids, write_responses  # noqa: E402
 
 CHANNELS, TIMES, DIM, REPETITIONS = 63, 250, 512, 4
-RECIPE = RECIPES["alignvis"]
 
 
 def our_epoch(stack: Stack, pairs: Pairs, generator: torch.Generator) -> float:
     """The steps of one epoch, as `alignvis.training.fit` takes them."""
     stack.train()
-    rate, total = torch.tensor([RECIPE.rate]), torch.zeros(1)
+    total = torch.zeros(1)
     for responses, features in pairs.batches(BATCH, [generator]):
-        brain, image, scale = stack(responses, features)
-        loss = info_nce(brain, image, scale)
-        loss.sum().backward()
-        stack.step(rate, RECIPE.decay, RECIPE.clip, RECIPE.scale_rate)
-        total += loss.detach()
+        total += our_step(stack, responses, features)
     return total.item() / (len(pairs) // BATCH)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="processes that load items of the published loop")
-    parser.add_argument("--default-allocator", action="store_true")
-    options = parser.parse_args()
-    if not options.default_allocator:
-        keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    options = set_up(parser)
     torch.manual_seed(0)
     ids = image_ids(-(-options.images // 10), 10)[: options.images]
     generator = np.random.default_rng(0)
@@ -106,7 +86,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "epoch",
-                "allocator": "default" if options.default_allocator else "keeps freed memory",
+                "allocator": allocator(options),
                 "images": options.images,
                 "n": options.repeats,
                 "workers": options.workers,

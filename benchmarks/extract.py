@@ -8,8 +8,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -25,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from alignvis.images.catalogue import CATALOGUE, ImageEncoder, load  # noqa: E402
 from alignvis.images.encoder import build  # noqa: E402
 from alignvis.images.extract import extract  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import machine, seconds  # noqa: E402
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -55,12 +53,6 @@ def by_transformers(model: CLIPVisionModelWithProjection, paths: list[Path], bat
         with torch.inference_mode():
             embeddings.append(model(pixels).image_embeds)
     return embeddings
-
-
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
 
 
 def main() -> None:

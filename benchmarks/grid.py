@@ -12,13 +12,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alignvis.grid import train_grid  # noqa: E402
-from alignvis.memory import keep_freed_memory  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import machine, set_up  # noqa: E402
 from tests.tables import image_ids, write_features, write_responses  # noqa: E402
 
 ASKED = [(1, 1, 1), (2, 1, 1), (3, 1, 1), (1, 2, 1), (1, 3, 1), (1, 1, 2), (1, 1, 3), (3, 3, 3)]
@@ -46,10 +44,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="nice")
     parser.add_argument("--channels", type=int, default=17)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    options = set_up(parser)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

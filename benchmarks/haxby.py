@@ -10,13 +10,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from alignvis.memory import keep_freed_memory  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import machine, set_up  # noqa: E402
 from tests.haxby import RECIPES, RUNS, decode, summary  # noqa: E402
 
 
@@ -26,10 +23,7 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--folds", type=int, default=RUNS)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    options = set_up(parser)
     for name in options.encoders:
         recipe = replace(RECIPES[name], epochs=options.epochs or RECIPES[name].epochs)
         begun = time.perf_counter()

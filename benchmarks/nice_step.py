@@ -9,7 +9,6 @@ allocator is left as it is.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -21,24 +20,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alignvis.decoder import Decoder  # noqa: E402
 from alignvis.loss import info_nce  # noqa: E402
-from alignvis.memory import keep_freed_memory  # noqa: E402
 from alignvis.recipe import Recipe  # noqa: E402
 from alignvis.stack import Stack  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import allocator, machine, seconds, set_up  # noqa: E402
 from tests.published_nice import published_from  # noqa: E402
 
 RECIPE = Recipe()
 
 
-def our_step(decoder: Decoder, prepared: Tensor, features: Tensor) -> Callable[[], None]:
-    stack, rate = Stack([decoder]), torch.tensor([RECIPE.rate])
-
-    def step() -> None:
-        brain, image, scale = stack(prepared[None], features[None])
-        info_nce(brain, image, scale).sum().backward()
-        stack.step(rate, RECIPE.decay, RECIPE.clip, RECIPE.scale_rate)
-
-    return step
+def our_step(stack: Stack, prepared: Tensor, features: Tensor) -> Tensor:
+    """One step as `alignvis.training.fit` takes it; returns the loss of each run."""
+    brain, image, scale = stack(prepared, features)
+    losses = info_nce(brain, image, scale)
+    losses.sum().backward()
+    rate = torch.full((len(stack),), RECIPE.rate)
+    stack.step(rate, RECIPE.decay, RECIPE.clip, RECIPE.scale_rate)
+    return losses.detach()
 
 
 def published_step(encoder: nn.Module, responses: Tensor, features: Tensor) -> Callable[[], None]:
@@ -57,35 +54,28 @@ def published_step(encoder: nn.Module, responses: Tensor, features: Tensor) -> C
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--default-allocator", action="store_true")
-    options = parser.parse_args()
-    if not options.default_allocator:
-        keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    options = set_up(parser)
     torch.manual_seed(0)
     responses, features = torch.randn(128, 63, 250), torch.randn(128, 512)
     decoder = Decoder("nice", channels=63, times=250, dim=512, recipe=RECIPE)
-    begun = time.perf_counter()
-    prepared = decoder.brain.prepare(responses)
-    once = time.perf_counter() - begun
+    once = seconds(lambda: decoder.brain.prepare(responses))
+    prepared, stack = decoder.brain.prepare(responses), Stack([decoder])
     steps = {
-        "ours": our_step(decoder, prepared, features),
+        "ours": lambda: our_step(stack, prepared[None], features[None]),
         "published": published_step(published_from(decoder.brain, 63, 250, 512), responses, features),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(options.steps + 2):
         for name, step in steps.items():
-            begun = time.perf_counter()
-            step()
+            taken = seconds(step)
             if turn >= 2:  # the first steps warm up
-                times[name].append(time.perf_counter() - begun)
+                times[name].append(taken)
     ratios = [a / b for a, b in zip(times["published"], times["ours"], strict=True)]
     print(
         json.dumps(
             {
                 "benchmark": "nice_step",
-                "allocator": "default" if options.default_allocator else "keeps freed memory",
+                "allocator": allocator(options),
                 "n": options.steps,
                 "seconds_ours": round(median(times["ours"]), 4),
                 "seconds_published": round(median(times["published"]), 4),

@@ -19,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alignvis.decoder import Decoder  # noqa: E402
 from alignvis.device import choose_device  # noqa: E402
-from alignvis.memory import keep_freed_memory  # noqa: E402
 from alignvis.pairs import Pairs  # noqa: E402
 from alignvis.recipe import Recipe  # noqa: E402
 from alignvis.training import fit  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.machine import machine, set_up  # noqa: E402
 
 CHANNELS, TIMES, DIM = 63, 250, 512
 SAMPLE_BYTES = 1.8e6
@@ -63,10 +62,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--bandwidth", type=float, default=4.3e12, help="Of the GPU's memory, bytes a second.")
-    parser.add_argument("--threads", type=int, default=2, help="Of the CPU.")
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    options = set_up(parser)
     device = choose_device(options.device)
     recipe = Recipe(epochs=options.epochs, patience=options.epochs, schedule="cosine")
     rows = []
