@@ -1,0 +1,54 @@
+"""What is here, and the whole way at once: `list`, `check`, `demo`."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from alignvis.cli.options import FOLDER
+from alignvis.errors import AlignvisError
+from alignvis.terminal import Screen
+
+
+@click.command()
+@click.option("--fast", is_flag=True, help="Fewer pictures and trials: half a minute instead of one.")
+@click.option("--out", type=FOLDER, help="Folder for everything that it makes.  [default: demo, or demo-fast]")
+@click.pass_obj
+def demo(screen: Screen, fast: bool, out: Path | None) -> None:
+    """Go the whole way on a simulated subject; nothing is downloaded."""
+    from alignvis.demo import run_demo
+    from alignvis.memory import keep_freed_memory
+
+    keep_freed_memory()
+    result = run_demo(out or Path("demo-fast" if fast else "demo"), fast=fast, say=screen.say, progress=screen.bar())
+    screen.result(result, result["text"])
+
+
+@click.command(name="list")
+@click.argument("what", type=click.Choice(["encoders", "brain-encoders", "recipes"]), default="encoders")
+@click.pass_obj
+def list_(screen: Screen, what: str) -> None:
+    """List image encoders, brain encoders or recipes."""
+    from alignvis.listing import brain_encoders, image_encoders, recipes
+
+    images = partial(image_encoders, screen.root / "weights")
+    for row, text in {"encoders": images, "brain-encoders": brain_encoders, "recipes": recipes}[what]():
+        screen.result(row, text)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.pass_obj
+def check(screen: Screen, paths: tuple[Path, ...]) -> None:
+    """Say what PATHS hold, if they are whole, what fits what.
+
+    Without PATHS: all tables and runs in ROOT.
+    """
+    from alignvis.check import check_all
+
+    bad = 0
+    for row, text in check_all(screen.root, paths):
+        bad += not row["whole"]
+        screen.result(row, text)
+    if bad:
+        raise AlignvisError(f"{bad} of these cannot be used; what to do is said beside each")

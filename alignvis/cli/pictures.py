@@ -1,0 +1,110 @@
+"""Pictures to features: `extract`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alignvis.cli.options import DEVICE, FOLDER
+from alignvis.errors import AlignvisError
+from alignvis.terminal import Layers, Lengths, Screen
+
+
+def _image_sets(folder: Path) -> list[Path]:
+    """Every folder that holds something, without hidden ones."""
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir() and any(path.iterdir()))
+
+
+def _told(row: dict[str, Any]) -> str:
+    text = f"{'kept' if row['kept'] else 'wrote'} {row['table']}: {row['images']} images x {row['dim']}"
+    text += f", {len(row['layers'])} layers" if row["layers"] else ""
+    text += f", blurs of {', '.join(f'{sigma:g}' for sigma in row['blur'])} pixels" if row["blur"] else ""
+    near = row["bf16_cosine"]
+    return text if near is None else f"{text}, smallest cosine to fp32 in a sample {near:.5f}"
+
+
+@click.command()
+@click.option("--images", type=FOLDER, help="Folder of pictures.  [default: every folder in ROOT/images]")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="ID",
+    help="Image encoder, any number of times; see `alignvis list`.  [default: dreamsim_synclr_vitb16 and its twin]",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="File or folder to take the weights from.")
+@click.option("--offline", is_flag=True, help="Never download weights.")
+@click.option(
+    "--layers",
+    type=Layers(),
+    default=(),
+    help="Numbers of layers to keep too, like 4,8,12, or all: class token and mean patch token of each.",
+)
+@click.option(
+    "--blur",
+    type=Lengths(),
+    default=(),
+    help="Embed blurred pictures too: SDs of Gaussians in pixels of the encoder's input, like 0,1,3,9.",
+)
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--skip-bad", is_flag=True, help="Leave broken pictures out and list them, instead of stopping.")
+@click.option("--overwrite", is_flag=True, help="Replace features tables that are there.")
+@DEVICE
+@click.pass_obj
+def extract(
+    screen: Screen,
+    images: Path | None,
+    encoders: tuple[str, ...],
+    weights: Path | None,
+    offline: bool,
+    layers: tuple[int, ...] | str,
+    blur: tuple[float, ...],
+    batch: int,
+    precision: str,
+    skip_bad: bool,
+    overwrite: bool,
+    device: str,
+) -> None:
+    """Embed pictures once: one features table an encoder.
+
+    Every picture is decoded once, whatever the number of encoders, layers and blurs. An interrupted call is continued
+    by the next. On several GPUs or machines that share the folders: `torchrun --nproc-per-node N -m alignvis extract`.
+    """
+    from alignvis.images import catalogue
+    from alignvis.images.extract import extract
+    from alignvis.memory import keep_freed_memory
+
+    keep_freed_memory()
+    ids = tuple(dict.fromkeys(encoders)) or catalogue.DEFAULT
+    folders = [images] if images else _image_sets(screen.root / "images")
+    if not folders:
+        raise AlignvisError(
+            f"there are no pictures in {screen.root / 'images'}; put an image set there, or name one with --images"
+        )
+    where = {"given": weights, "download": not offline, "shelf": catalogue.Shelf(), "progress": screen.bar()}
+    loaded = [catalogue.load(id, screen.root / "weights", **where) for id in ids]
+    for encoder in loaded:
+        if encoder.row.warning:
+            screen.say(f"note: {encoder.row.id}: {encoder.row.warning}")
+    for folder in folders:
+        out = screen.root / "features" / folder.resolve().name
+        made = extract(
+            folder,
+            loaded,
+            out,
+            layers=layers,
+            blur=blur,
+            batch=batch,
+            device=device,
+            precision=precision,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+            progress=screen.bar(),
+        )
+        for row in made:
+            for picture in row["skipped"]:
+                screen.say(f"note: {picture} is broken and was left out of {row['table']}")
+            screen.result(row, _told(row))
+    if not images:
+        screen.following("train --subject 1")
