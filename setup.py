@@ -23,7 +23,15 @@ setup(
     ],
     extras_require={
         "hdf5": ["h5py>=3.8"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "transformers>=4.40", "peft>=0.11", "build>=1"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "transformers>=4.40",
+            "peft>=0.11",
+            "h5py>=3.8",
+            "build>=1",
+        ],
     },
     entry_points={"console_scripts": ["alignvis = alignvis.cli:main"]},
 )

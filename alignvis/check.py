@@ -83,6 +83,9 @@ def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
 
 def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
     table = store.load_features(path)
+    beside = store.vectors(store.read_table(path, "features", {})[1])[1:]
+    for name in beside:  # reads and checks every value
+        store.load_features(path, name)
     rows, dim = table.embeddings.shape
     identical = len(table.embeddings) - len(np.unique(table.embeddings, axis=0))
     fits = [str(other) for other, images in shown.items() if images <= set(table.images)]
@@ -92,9 +95,11 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
         "images": rows,
         "dim": dim,
         "identical": identical,
+        "beside": beside,
     }
     text = f"features of {about['encoder']}: {rows} images x {dim}"
     text += f", {identical} of them the same as another" if identical else ""
+    text += f"; beside them {', '.join(beside)}" if beside else ""
     return about | {"fits": fits}, text + (f"; fits {', '.join(fits)}" if fits else "")
 
 

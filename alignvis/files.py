@@ -17,6 +17,10 @@ except ImportError:  # Windows, which by itself keeps a second process from repl
     fcntl = None
 
 
+class Busy(AlignvisError):
+    """Another process is at work on a file."""
+
+
 _HELD: dict[Path, IO[bytes]] = {}  # the files that this process holds; a lock belongs to a process, and so does this
 
 
@@ -55,7 +59,7 @@ def hold(path: Path) -> IO[bytes]:
     A process holds a file once, however often it asks: who was interrupted may try again.
 
     Raises:
-        AlignvisError: when another process is at work on it.
+        Busy: when another process is at work on it.
     """
     path = Path(os.path.abspath(path))
     while path not in _HELD or not _same(path, _HELD[path]):
@@ -66,7 +70,7 @@ def hold(path: Path) -> IO[bytes]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise AlignvisError(f"another process is writing {path}; run this again when it is done") from error
+            raise Busy(f"another process is writing {path}; run this again when it is done") from error
         _HELD[path] = file  # unless it got its final name, or was removed, between opening and locking
     _HELD[path].seek(0)
     return _HELD[path]
@@ -76,6 +80,8 @@ def release(path: Path) -> None:
     """Let other processes hold a file again."""
     file = _HELD.pop(Path(os.path.abspath(path)), None)
     if file is not None:
+        if fcntl is not None:  # maps of the file keep it open, and would keep the lock
+            fcntl.flock(file, fcntl.LOCK_UN)
         file.close()
 
 

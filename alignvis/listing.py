@@ -2,10 +2,13 @@
 
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from alignvis.encoders import ENCODERS
-from alignvis.images.catalogue import CATALOGUE
+from alignvis.images.catalogue import CATALOGUE, LICENCES
+from alignvis.images.weights import found
 from alignvis.recipe import RECIPES
 
 Row = tuple[dict[str, Any], str]
@@ -24,17 +27,48 @@ PURPOSES = {
 }
 
 
-def image_encoders() -> list[Row]:
-    """Every image encoder: its id, dimension, twin, and what one should know of it."""
+def image_encoders(weights: Path) -> list[Row]:
+    """Every image encoder, family by family: what it is, where it comes from, and whether its files are here.
+
+    Args:
+        weights: the ``weights/`` folder.
+    """
     rows: list[Row] = []
+    keys = ("id", "family", "dim", "depth", "aligned", "twin", "licence", "paper")
     width = max(map(len, CATALOGUE))
+    family = None
     for row in CATALOGUE.values():
-        about = {key: getattr(row, key) for key in ("id", "family", "dim", "aligned", "twin", "licence", "paper")}
-        about |= {"files": [source.file for source in row.sources], "note": row.warning or row.uncertain}
-        side = f"aligned, twin {row.twin}" if row.aligned else "not aligned"
-        note = textwrap.fill(about["note"] or "", 100, initial_indent=" " * 4, subsequent_indent=" " * 4)
-        rows.append((about, f"{row.id:{width}} {row.dim:5}  {side}" + (f"\n{note}" if note else "")))
+        about = {key: getattr(row, key) for key in keys}
+        missing = [source for source in row.sources if found(source, weights) is None]
+        sizes = {source.url: source.megabytes for source in missing}  # an archive is fetched once for all in it
+        about |= {
+            "sources": [source.url for source in row.sources],
+            "here": not missing,
+            "download_megabytes": None if None in sizes.values() else sum(sizes.values()),
+            "notes": [note for note in (row.warning, row.uncertain) if note],
+        }
+        head = [] if row.family == family else [f"{row.family}: {row.paper}; {row.licence}"]
+        family = row.family
+        text = f"  {row.id:{width}} {row.dim:5}  {'aligned' if row.aligned else '-':7}  {_weights(about)}"
+        hosts = ", ".join(dict.fromkeys(urlsplit(url).netloc for url in about["sources"]))
+        below = [f"twin {row.twin}"] if row.twin else []
+        below += [f"from {hosts}"] if hosts else []
+        below += [f"{row.depth} layers"] if row.depth else []
+        below += [] if row.licence in LICENCES.values() or not row.sources else [f"licence {row.licence}"]
+        notes = [line for note in about["notes"] for line in _wrapped(f"note: {note}")]
+        rows.append((about, "\n".join([*head, text, *_wrapped("; ".join(below)), *notes])))
     return rows
+
+
+def _weights(about: dict[str, Any]) -> str:
+    if about["here"]:
+        return "here" if about["sources"] else "needs no weights"
+    size = about["download_megabytes"]
+    return "not here, download of unknown size" if size is None else f"not here, download about {size:,} MB"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 106, initial_indent=" " * 4, subsequent_indent=" " * 4)
 
 
 def brain_encoders() -> list[Row]:

@@ -99,7 +99,8 @@ def plan(wanted: Wanted, encoder: str, recipe: Recipe) -> Plan:
     """
     # before they are read, so that a change from here on is noticed; what is missing is told when it is read
     fingerprints = tuple(store.fingerprint(path) for path in wanted.tables if path.is_file())
-    tables, features = [store.load_responses(path) for path in wanted.responses], store.load_features(wanted.features)
+    tables = [store.load_responses(path) for path in wanted.responses]
+    features = store.load_features(wanted.features, recipe.target)
     first = tables[0]
     names = [first.document["channels"][place] for place in chosen_channels(first, recipe.channels)]
     for table in tables:
@@ -171,7 +172,7 @@ class Tables:
         self.targets = list(dict.fromkeys(plan.wanted.features for plan in plans))
         images, prepare = plans[0].images, build(encoder, **plans[0].shape).prepare
         tables = [store.load_responses(path) for path in self.sources]
-        features = [store.load_features(path) for path in self.targets]
+        features = [store.load_features(path, recipe.target) for path in self.targets]
         apart = recipe.repetitions != "all"
         probe = prepare(torch.zeros(1, plans[0].shape["channels"], plans[0].shape["times"])).shape[1:]
         shape = (len(tables), len(images), *([plans[0].repetitions] if apart else []), *probe)

@@ -76,6 +76,10 @@ class Recipe:
         "fixed", "Scale of the logits: one over the temperature, or learned from there.", ("fixed", "learned")
     )
     scale_rate: float = option(1e-3, "Learning rate of a learned scale, which has no decay.", low=0)
+    target: str = option(
+        "embeddings",
+        "What of the features to learn: embeddings, or a tensor kept beside them, like layer.6.patches or blur.3.",
+    )
     sides: str = option("both", "Vectors scaled to length one before the product.", ("both", "image", "none"))
     centre: bool = option(True, "Subtract each vector's own mean first.")
     projector: int = option(

@@ -51,7 +51,7 @@ def _evaluate(run: Path, where: torch.device, progress: Progress) -> dict[str, A
     recipe, decoder = read_recipe(run, record), load_decoder(run, record)
     responses, features = (
         _queries(run, record),
-        store.load_features(_input(run, record["inputs"]["features"], "features")),
+        store.load_features(_input(run, record["inputs"]["features"], "features"), recipe.target),
     )
     for table in record["inputs"]["responses"]:
         _input(run, table, "responses")

@@ -9,6 +9,7 @@ file is called ``<name>.partial`` until it is whole.
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from alignvis.files import fits, hold, partial_name, release
 
 VERSION = 1
 HEADER_LIMIT = 100 * 2**20  # bytes; the limit that safetensors itself sets
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1")}
+DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1"), "I64": np.dtype("<i8")}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 FIELDS: dict[str, dict[str, Any]] = {  # of a document, by the kind of its table
@@ -153,17 +154,26 @@ def write_table(path: Path, arrays: Mapping[str, NDArray], document: Mapping[str
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_features(path: Path) -> Features:
+def load_features(path: Path, tensor: str = "embeddings") -> Features:
     """Read a features table.
 
+    Args:
+        tensor: which of its tensors to take for the embeddings: "embeddings" are those of the encoder's end,
+            "layer.6.patches", "blur.3" and so on what was kept beside them.
+
     Raises:
-        AlignvisError: when the file is missing, truncated, of another kind or a newer version, when its rows and
-            image ids do not agree, or when an embedding is not finite.
+        AlignvisError: when the file is missing, truncated, of another kind or a newer version, when it does not have
+            that tensor, when its rows and image ids do not agree, or when an embedding is not finite.
     """
     path = Path(path)
     document, arrays = read_table(path, "features", {"embeddings": ("F32", 2)})
-    images = _ids(path, document, "images", len(arrays["embeddings"]))
-    embeddings = arrays["embeddings"]
+    if tensor not in vectors(arrays):
+        raise AlignvisError(
+            f"{path} holds no {tensor!r} (it holds {', '.join(vectors(arrays))}); `alignvis extract` keeps more with "
+            "--layers and --blur"
+        )
+    embeddings = arrays[tensor]
+    images = _ids(path, document, "images", len(embeddings))
     if 0 in embeddings.shape:
         raise AlignvisError(
             f"{path} holds embeddings of shape {embeddings.shape}, so there is nothing in it; extract it again"
@@ -176,6 +186,14 @@ def load_features(path: Path) -> Features:
             f"{images[broken[0]]!r}); extract them again"
         )
     return Features(path, document, images, embeddings)
+
+
+def vectors(arrays: Mapping[str, NDArray]) -> list[str]:
+    """The names of the tensors of a features table that hold a vector an image; "embeddings" first."""
+    names = [name for name, array in arrays.items() if array.dtype == np.float32 and array.ndim == 2]
+    return sorted(
+        names, key=lambda name: (name != "embeddings", re.sub(r"\d+", lambda number: number[0].zfill(6), name))
+    )
 
 
 def load_responses(path: Path) -> Responses:
@@ -328,7 +346,11 @@ def _header(layout: Layout, document: Mapping[str, Any]) -> bytes:
     except UnicodeEncodeError as error:
         name = error.object[max(0, error.start - 20) : error.end + 20]
         raise AlignvisError(f"there is a name that is not UTF-8 (near {name!r}); rename it") from error
-    assert len(text) < HEADER_LIMIT, "a header of this size would be refused on reading"
+    if len(text) > HEADER_LIMIT - 8:
+        raise AlignvisError(
+            f"the names of the rows take {len(text) / 1e6:,.0f} MB, and a table's header may have "
+            f"{HEADER_LIMIT / 1e6:,.0f}; cut the image set into several"
+        )
     return text + b" " * (-len(text) % 8)
 
 

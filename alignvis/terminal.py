@@ -118,3 +118,25 @@ class Numbers(click.ParamType):
         if len(chosen) > 10_000:
             self.fail(f"{value!r} names {len(chosen)} numbers, which is more than anything here has", param, ctx)
         return tuple(dict.fromkeys(chosen))
+
+
+class Layers(Numbers):
+    """Numbers, or the word "all"."""
+
+    name = "numbers|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...] | str:
+        return value if value == "all" else super().convert(value, param, ctx)
+
+
+class Lengths(click.ParamType):
+    """``0,1.5,3``: numbers from 0 on."""
+
+    name = "lengths"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"(\d+\.?\d*|\.\d+)(,(\d+\.?\d*|\.\d+))*", value):
+            self.fail(f"{value!r} is not a list of numbers from 0 on, like 0,1,3,9", param, ctx)
+        return tuple(float(part) for part in value.split(","))

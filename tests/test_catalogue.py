@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from alignvis.errors import AlignvisError
 from alignvis.images import sources
 from alignvis.images.catalogue import CATALOGUE, CLIP_STATISTICS, HALF, IMAGENET, Row, load
-from alignvis.images.encoder import Branch, build
+from alignvis.images.convnext import ConvNeXt
+from alignvis.images.encoder import Branch, Shelf, build
+from alignvis.images.levit import LeViT
 from alignvis.images.pixels import GEOMETRIES
+from alignvis.images.resnet import ClipResNet, ResNet
+from alignvis.images.resnet_v2 import ResNetV2
+from alignvis.images.vgg import VGG
+from alignvis.images.vit import Architecture
 from alignvis.images.weights import sha256
 from tests.vit_files import adapted, as_dino, as_dreamsim, as_openai, embed, random_model, read, relative, write
 
@@ -47,6 +53,31 @@ PUBLISHED = {
     "gLocal_dinov2-vit-base-p14": (768, "gelu", 1e-6, IMAGENET, "norm", "shortest-bilinear-224"),
     "gLocal_dinov2-vit-large-p14": (1024, "gelu", 1e-6, IMAGENET, "norm", "shortest-bilinear-224"),
 }
+# The same for the others, of the harmonised file and of its unaligned twin.
+TF, TIMM = "squash-tf-bicubic-224", "shortest-{}-crop-224"
+CONVOLUTIONAL = {
+    "gLocal_clip_rn50": (1024, ClipResNet(), CLIP_STATISTICS, "clip"),
+    "gLocal_clip_rn50_noalign": (1024, ClipResNet(), CLIP_STATISTICS, "clip"),
+    "harmonization_resnet50": (2048, ResNetV2(), IMAGENET, TF),
+    "harmonization_resnet50_noalign": (2048, ResNet(), IMAGENET, TIMM.format("bicubic-235")),
+    "harmonization_convnext": (768, ConvNeXt(), IMAGENET, TF),
+    "harmonization_convnext_noalign": (768, ConvNeXt(), IMAGENET, TIMM.format("bicubic-235")),
+    "harmonization_levit": (384, LeViT(output="norm"), IMAGENET, TF),
+    "harmonization_levit_noalign": (384, LeViT(output="mean"), IMAGENET, TIMM.format("bicubic-248")),
+    "harmonization_vgg16": (4096, VGG(), IMAGENET, TF),
+    "harmonization_vgg16_noalign": (4096, VGG(), IMAGENET, TIMM.format("bilinear-256")),
+}
+TRANSFORMS = {  # the beginning of the sha256 of the transform of each of gLocal's models
+    "clip_vit-l-14": "4d9f969b1cac5334",
+    "clip_rn50": "81fc831f60c43ded",
+    "openclip_vit-l-14_laion2b_s32b_b82k": "38ac3e412c0b42fc",
+    "openclip_vit-l-14_laion400m_e32": "1c34c877528ea375",
+    "dino-vit-base-p16": "2bcb2d77346fbaec",
+    "dino-vit-base-p8": "583ff8178d769e68",
+    "dinov2-vit-base-p14": "2bcb2d77346fbaec",
+    "dinov2-vit-base-p14_original": "9cf041b79d8c4e16",
+    "dinov2-vit-large-p14": "b3da393252d7d840",
+}
 ALIGNED = [id for id in PUBLISHED if not id.endswith("_noalign")]
 
 
@@ -59,6 +90,61 @@ def facts(row: Row) -> tuple:
 @pytest.mark.parametrize("id", PUBLISHED)
 def test_a_row_says_what_was_published(id):
     assert facts(CATALOGUE[id]) == PUBLISHED[id]
+
+
+def test_the_harmonised_transformer_and_its_twin():
+    published = (768, "gelu", 1e-6, IMAGENET, "norm", TF), (768, "gelu", 1e-6, HALF, "norm", TIMM.format("bicubic-248"))
+    rows = CATALOGUE["harmonization_vitb16"], CATALOGUE["harmonization_vitb16_noalign"]
+    assert tuple(facts(row) for row in rows) == published
+
+
+@pytest.mark.parametrize("id", CONVOLUTIONAL)
+def test_a_convolutional_row_says_what_was_published(id):
+    row = CATALOGUE[id]
+    (branch,) = row.branches
+    assert (row.dim, branch.architecture, branch.statistics, row.geometry) == CONVOLUTIONAL[id]
+
+
+def test_every_published_name_is_an_id():
+    harmonised = [f"harmonization_{name}" for name in ("vitb16", "resnet50", "convnext", "levit", "vgg16")]
+    dreamsim = [f"dreamsim_{name}" for name in ("clip_vitb32", "open_clip_vitb32", "dino_vitb16", "dinov2_vitb14",
+                                                "synclr_vitb16", "ensemble")]  # fmt: skip
+    glocal = [f"gLocal_{name}" for name in TRANSFORMS if not name.endswith("_original")]
+    names = [*harmonised, *dreamsim, *glocal]
+    names += [f"{name}_noalign" for name in names]
+    names += [id for id in PUBLISHED if id.endswith("_noalign")]
+    names += ["dreamsim_clip_vitb32_768", "dreamsim_dino_vitb16_patch", "dreamsim_dinov2_vitb14_patch"]
+    assert set(names) <= set(CATALOGUE) and len(set(names)) == 2 * 19 + 11 + 3
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_each_of_glocals_models_takes_its_own_transform(name):
+    assert CATALOGUE[f"gLocal_{name}"].transform.sha256.startswith(TRANSFORMS[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["dino-vit-base-p16", "dino-vit-base-p8", "dinov2-vit-base-p14", "dinov2-vit-large-p14"]
+)
+def test_the_preprocessing_that_the_transforms_were_fitted_to_is_offered_too(name):
+    published, fitted = CATALOGUE[f"gLocal_{name}"], CATALOGUE[f"gLocal_{name}_resize-256"]
+    assert fitted.geometry == "shortest-bilinear-256-crop-224" and fitted.branches == published.branches
+    own = "dinov2-vit-base-p14_original" if name == "dinov2-vit-base-p14" else name
+    assert fitted.transform.sha256.startswith(TRANSFORMS[own]) and fitted.warning is None
+
+
+def test_uncertain_origins_say_so():
+    unsure = {id for id, row in CATALOGUE.items() if row.uncertain}
+    assert {"dreamsim_clip_vitb32_768", "harmonization_resnet50", "harmonization_vgg16_noalign", "CLIP_ViT-L14_noalign",
+            "OpenCLIP_ViT-H14_laion2b_noalign", "gLocal_dino-vit-base-p16"} <= unsure  # fmt: skip
+    for id in ("vitb16", "resnet50", "convnext", "levit", "vgg16"):  # these twins differ in more than the alignment
+        assert f"harmonization_{id} differs" in CATALOGUE[f"harmonization_{id}_noalign"].warning
+
+
+def test_the_two_readings_of_a_name_without_a_script_differ_in_the_norm_alone():
+    one, two = CATALOGUE["dreamsim_clip_vitb32_768"], CATALOGUE["dreamsim_clip_vitb32_768_last-layer"]
+    assert (one.dim, two.dim) == (768, 768) and one.adapter == two.adapter == CATALOGUE["dreamsim_clip_vitb32"].adapter
+    outputs = [row.branches[0].architecture.output for row in (one, two)]
+    assert outputs == ["prenorm", "norm"]
 
 
 @pytest.mark.parametrize("id", ALIGNED)
@@ -87,6 +173,9 @@ def test_every_row_is_consistent():
             assert row.dim == sum(branch.architecture.dim for branch in row.branches)
         for branch in row.branches:
             side = GEOMETRIES[row.geometry].crop
+            if not isinstance(branch.architecture, Architecture):
+                assert side == 224 and branch.architecture.depth in (3, 4, 5)
+                continue
             assert side % branch.architecture.patch == 0
             assert (
                 branch.architecture.grid == side // branch.architecture.patch or branch.architecture.resize != "never"
@@ -136,7 +225,7 @@ def test_the_untrained_network_is_always_the_same_one_and_sees_pictures(tmp_path
     assert embeddings.shape == (3, 192) and torch.equal(embeddings, second(photos(count=3)))
     unit = nn.functional.normalize(embeddings - embeddings.mean(dim=1, keepdim=True), dim=1)
     assert (unit @ unit.T).fill_diagonal_(0).max() < 0.99
-    known = first.networks[0].blocks[5].mlp.fc2.weight[0, :3]
+    known = first.networks[0].body.blocks[5].mlp.fc2.weight[0, :3]
     np.testing.assert_allclose(known, [0.02308017, 0.00115362, -0.00152705], rtol=1e-5)
     assert first.provenance == [] and not any(tmp_path.iterdir())
 
@@ -440,3 +529,32 @@ def test_sharing_pictures_is_safe(tmp_path):
     kept = pixels.clone()
     load("untrained_vit", tmp_path)(pixels)
     assert torch.equal(pixels, kept)
+
+
+# --- what encoders share ---------------------------------------------------------------------------------------------
+
+
+def test_a_low_rank_twin_shares_all_weights_that_it_does_not_change(tmp_path, ensemble):
+    shelf = Shelf()
+    plain, aligned = (
+        build(short(CATALOGUE[id]), tmp_path / "weights", download=False, shelf=shelf)
+        for id in ("dreamsim_ensemble_noalign", "dreamsim_ensemble")
+    )
+    for one, two in zip(plain.networks, aligned.networks, strict=True):
+        assert one is not two
+        theirs = dict(two.named_parameters())
+        for name, tensor in one.named_parameters():
+            assert (tensor.data_ptr() == theirs[name].data_ptr()) == (not name.endswith("qkv.weight")), name
+    alone = build(short(CATALOGUE["dreamsim_ensemble"]), tmp_path / "weights", download=False)
+    assert torch.equal(alone(photos()), aligned(photos()))
+    assert not torch.equal(plain(photos()), aligned(photos()))
+
+
+def test_an_affine_twin_and_the_part_of_an_ensemble_are_the_same_network(tmp_path, ensemble):
+    shelf, weights = Shelf(), tmp_path / "weights"
+    whole = build(short(CATALOGUE["dreamsim_ensemble_noalign"]), weights, download=False, shelf=shelf)
+    dino = build(short(CATALOGUE["dreamsim_dino_vitb16_noalign"]), weights, download=False, shelf=shelf)
+    assert dino.networks[0] is whole.networks[0]
+    row = short(CATALOGUE["gLocal_dino-vit-base-p16_noalign"])
+    one, two = (build(row, weights, download=False, shelf=shelf) for _ in range(2))
+    assert one.networks[0] is two.networks[0] and one.networks[0] is not dino.networks[0]  # it ends elsewhere

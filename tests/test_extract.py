@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImageProcessorPil
 
 from alignvis import store
 from alignvis.errors import AlignvisError
-from alignvis.images import ahead, extract
+from alignvis.images import ahead, extract, parts
 from alignvis.images.catalogue import load
-from alignvis.images.encoder import Branch, Row, build
+from alignvis.images.encoder import Branch, ImageEncoder, Network, Row, build
 from alignvis.images.extract import extract as run
 from alignvis.images.pixels import GEOMETRIES, apply, decode
 from alignvis.images.vit import Architecture
@@ -37,16 +38,13 @@ def row(name: str, geometry: str, dim: int, aligned: bool = False, *branches: Br
     return Row(name, "none", aligned, dim, geometry, branches, "MIT", "none")
 
 
-class Sketch(nn.Module):
-    """A stand-in encoder: a small random projection of the pixels, and any geometry."""
+class Body(nn.Module):
+    """A stand-in network: a small random projection of the pixels, which notes how many pictures it was shown."""
 
-    def __init__(self, name: str, geometry: str, dim: int = 5, seed: int = 0) -> None:
+    def __init__(self, side: int, dim: int, seed: int) -> None:
         super().__init__()
-        self.row, self.geometry = row(name, geometry, dim, seed == 0, Branch(TINY, (), HALF)), geometry
-        self.provenance = [{"file": f"{name}.pt", "sha256": "ab" * 32}]
         generator = torch.Generator().manual_seed(seed)
         self.features = nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.GELU(), nn.Flatten(), nn.LazyLinear(dim)).eval()
-        side = GEOMETRIES[geometry].crop
         self.features(torch.zeros(1, 3, side, side))
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
@@ -55,6 +53,16 @@ class Sketch(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         self.sizes.append(len(pixels))
         return self.features(pixels)
+
+
+class Sketch(ImageEncoder):
+    """A stand-in encoder of any geometry."""
+
+    def __init__(self, name: str, geometry: str, dim: int = 5, seed: int = 0, body: type[Body] = Body) -> None:
+        network = Network(body(GEOMETRIES[geometry].crop, dim, seed), None)
+        about = row(name, geometry, dim, seed == 0, Branch(TINY, (), HALF))
+        super().__init__(about, [network], None, [{"file": f"{name}.pt", "sha256": "ab" * 32}])
+        self.sizes = network.body.sizes
 
 
 def three() -> list[Sketch]:
@@ -92,7 +100,24 @@ def whole(pictures, tmp_path_factory) -> dict[str, bytes]:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    """Every file below a folder."""
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def watch(monkeypatch) -> list[tuple[Path, set[str]]]:
+    """Note every picture that is asked for, with the geometries it is brought into."""
+    asked: list[tuple[Path, set[str]]] = []
+
+    def watched(jobs, pool, skip_bad):
+        def noted():
+            for paths, geometries in jobs:
+                asked.extend((path, set(geometries)) for path in paths)
+                yield paths, geometries
+
+        return ahead.decode_ahead(noted(), pool, skip_bad)
+
+    monkeypatch.setattr(extract, "decode_ahead", watched)
+    return asked
 
 
 def stop_after(count: int, error: type[BaseException] = KeyboardInterrupt):
@@ -115,14 +140,17 @@ def test_each_row_is_its_picture(pictures, tmp_path):
     (told,) = run(pictures, [encoder], tmp_path, batch=4)
     table = store.load_features(tmp_path / "one.safetensors")
     path = tmp_path / "one.safetensors"
-    assert told == {"encoder": "one", "table": str(path), "images": 11, "dim": 5, "kept": False, "skipped": []}
+    assert told == {
+        "encoder": "one", "table": str(path), "images": 11, "dim": 5, "layers": [], "blur": [], "kept": False,
+        "skipped": [], "bf16_cosine": None,
+    }  # fmt: skip
     digests = store.read_table(table.path, "features", {"images.sha256": ("U8", 2)})[1]["images.sha256"]
     assert [image.encode() for image in table.images] == sorted(image.encode() for image in table.images)
     for row, image in enumerate(table.images):
         array = apply(GEOMETRIES["hf-clip"], decode(pictures / image))
         pixels = torch.from_numpy(array).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
-            expected = encoder.features(pixels[None])[0].numpy()
+            expected = encoder(pixels[None])[0].numpy()
         np.testing.assert_allclose(table.embeddings[row], expected, rtol=1e-4, atol=1e-5, err_msg=image)
         assert digests[row].tobytes() == sha256((pictures / image).read_bytes()).digest()
     twin = [table.images.index(name) for name in ("b/3.png", "b/3 copy.png")]
@@ -131,15 +159,16 @@ def test_each_row_is_its_picture(pictures, tmp_path):
 
 
 def test_the_header_says_how_it_was_made(pictures, tmp_path):
-    run(pictures, [Sketch("one", "clip")], tmp_path, batch=4, precision="bf16")
+    (told,) = run(pictures, [Sketch("one", "clip")], tmp_path, batch=4, precision="bf16")
     document = store.read_document(tmp_path / "one.safetensors", "features")
     versions = document.pop("versions")
     assert set(versions) == {"alignvis", "torch", "pillow", "numpy"} and versions["torch"] == torch.__version__
     assert len(document.pop("images")) == 11
+    assert 0.999 < document["bf16_cosine"] < 1 and told["bf16_cosine"] == document.pop("bf16_cosine")
     assert document == {
         "version": 1, "table": "features", "image_set": "tiny set", "simulated": True, "encoder": "one",
         "aligned": True, "twin": None, "dim": 5, "weights": [{"file": "one.pt", "sha256": "ab" * 32}],
-        "precision": "bf16", "batch": 4, "device": "cpu", "skipped": [],
+        "layers": [], "blur": [], "precision": "bf16", "batch": 4, "device": "cpu", "skipped": [],
         "preprocessing": {"geometry": "clip", "fit": "shortest", "size": 224, "resampling": "bicubic", "crop": 224,
                           "rounding": "half-even", "statistics": [[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]},
     }  # fmt: skip
@@ -167,26 +196,24 @@ def test_the_order_of_encoders_and_threads_does_not_matter(pictures, whole, tmp_
     assert contents(tmp_path) == whole
 
 
-def test_every_picture_is_decoded_once_and_every_geometry_made_once(pictures, tmp_path, monkeypatch):
-    decoded, applied = [], []
-    monkeypatch.setattr(ahead, "decode", lambda path, data: decoded.append(path) or decode(path, data))
-    monkeypatch.setattr(ahead, "apply", lambda geometry, picture: applied.append(geometry) or apply(geometry, picture))
+def test_every_picture_is_asked_for_once_in_every_geometry_that_someone_needs(pictures, tmp_path, monkeypatch):
+    asked = watch(monkeypatch)
     encoders = three()
     run(pictures, encoders, tmp_path, batch=4)
-    assert len(decoded) == len(set(decoded)) == 11
-    assert len(applied) == 22 and set(applied) == {GEOMETRIES["clip"], GEOMETRIES["squash-bilinear-224"]}
+    assert len(asked) == len({path for path, _ in asked}) == 11
+    assert all(geometries == {"clip", "squash-bilinear-224"} for _, geometries in asked)
     assert [encoder.sizes for encoder in encoders] == [[4, 4, 3]] * 3
 
 
 def test_encoders_are_run_for_inference(pictures, tmp_path):
-    class Strict(Sketch):
+    class Strict(Body):
         def forward(self, pixels: Tensor) -> Tensor:
             assert not self.training and torch.is_inference_mode_enabled()
             assert pixels.dtype == torch.float32 and pixels.shape[1:] == (3, 224, 224) and pixels.is_contiguous()
             assert 0 <= pixels.min() and 0.9 < pixels.max() <= 1
             return self.features(pixels)
 
-    run(pictures, [Strict("one", "clip").train()], tmp_path)
+    run(pictures, [Sketch("one", "clip", body=Strict).train()], tmp_path)
 
 
 def test_half_precision_is_near_and_not_the_same(pictures, tmp_path):
@@ -214,41 +241,43 @@ def test_real_photographs_through_every_geometry(shared_data, tmp_path, geometry
 def test_an_interrupted_call_is_continued_to_the_same_bytes(pictures, whole, tmp_path, after, error, monkeypatch):
     with pytest.raises(error):
         run(pictures, three(), tmp_path, batch=4, progress=stop_after(after, error))
-    assert sorted(contents(tmp_path)) == [f"{name}.safetensors.partial" for name in ("one", "three", "two")]
-    decoded = []
-    monkeypatch.setattr(ahead, "decode", lambda path, data: decoded.append(path) or decode(path, data))
+    # The batch that was on the device when the one before it was put away is put away too.
+    end = ".partial" if after == 1 else ""
+    assert sorted(contents(tmp_path)) == [
+        f"{name}.safetensors.parts/000000000{end}" for name in ("one", "three", "two")
+    ]
+    decoded = watch(monkeypatch)
     encoders = three()
     run(pictures, encoders, tmp_path, batch=4)
     assert contents(tmp_path) == whole
-    left = [4, 4, 3][after:]  # what was done is not done again
+    left = [4, 4, 3][after + 1 :]  # what was done is not done again
     assert [encoder.sizes for encoder in encoders] == [left] * 3 and len(decoded) == sum(left)
 
 
-def test_encoders_interrupted_at_different_places_share_what_is_left(pictures, whole, tmp_path):
-    for encoder, after in zip(three(), (1, 2, 3), strict=True):
+def test_encoders_interrupted_at_different_places_share_what_is_left(pictures, tmp_path):
+    for encoder, after in zip(three(), (1, 3, 5), strict=True):
         with pytest.raises(KeyboardInterrupt):
-            run(pictures, [encoder], tmp_path, batch=4, progress=stop_after(after))
+            run(pictures, [encoder], tmp_path / "out", batch=2, progress=stop_after(after))
+        run(pictures, [encoder], tmp_path / "whole", batch=2)
     encoders = three()
-    run(pictures, encoders, tmp_path, batch=4)
+    run(pictures, encoders, tmp_path / "out", batch=2)
     assert [sum(encoder.sizes) for encoder in encoders] == [7, 3, 0]
-    assert contents(tmp_path) == whole
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_an_interruption_inside_a_batch_loses_that_batch_only(pictures, whole, tmp_path):
-    class Stops(Sketch):
+    class Stops(Body):
         def forward(self, pixels: Tensor) -> Tensor:
             if len(self.sizes) == 1:
                 raise KeyboardInterrupt
             return super().forward(pixels)
 
-    encoders = three()
-    encoders[1].__class__ = Stops
+    encoders = [three()[0], Sketch("two", "squash-bilinear-224", seed=1, body=Stops), three()[2]]
     with pytest.raises(KeyboardInterrupt):
         run(pictures, encoders, tmp_path, batch=4)
     encoders = three()
     run(pictures, encoders, tmp_path, batch=4)
-    # the first encoder had done its second batch, too
-    assert [sum(encoder.sizes) for encoder in encoders] == [3, 7, 7]
+    assert [sum(encoder.sizes) for encoder in encoders] == [7, 7, 7]
     assert contents(tmp_path) == whole
 
 
@@ -260,18 +289,18 @@ def test_a_killed_process_is_continued_to_the_same_bytes(pictures, whole, tmp_pa
         from tests.test_extract import three
         extract.CHECKPOINT = 0.0
         def progress(done, total, text, note=""):
-            if done == 8:
+            if text.startswith("embedding") and done == 8:
                 os.kill(os.getpid(), signal.SIGKILL)
         extract.extract(Path({str(pictures)!r}), three(), Path({str(tmp_path)!r}), batch=4, progress=progress)
     """)
     root = Path(__file__).resolve().parents[1]
     ended = subprocess.run([sys.executable, "-c", program], cwd=root)
     assert ended.returncode == -signal.SIGKILL
-    assert all(name.endswith(".partial") for name in contents(tmp_path))
+    assert contents(tmp_path) and all(name.endswith(".partial") for name in contents(tmp_path))
     encoders = three()
     run(pictures, encoders, tmp_path, batch=4)
     assert contents(tmp_path) == whole
-    assert [sum(encoder.sizes) for encoder in encoders] == [3, 3, 3]
+    assert [sum(encoder.sizes) for encoder in encoders] == [7, 7, 7]  # the second batch was not yet on the disk
 
 
 def test_embeddings_reach_the_disk_before_the_digests_that_vouch_for_them(pictures, tmp_path, monkeypatch):
@@ -282,13 +311,13 @@ def test_embeddings_reach_the_disk_before_the_digests_that_vouch_for_them(pictur
     )
     monkeypatch.setattr(extract, "CHECKPOINT", 0.0)
     run(pictures, [Sketch("one", "clip")], tmp_path, batch=4)
-    assert flushed == [(5, True), (32, True)] * 3
+    assert flushed[:9] == [(5, True), (32, True), (2, True)] * 3
 
 
 def test_a_picture_that_changed_in_between_is_embedded_again(copy, tmp_path):
     out, fresh = tmp_path / "out", tmp_path / "fresh"
     with pytest.raises(KeyboardInterrupt):
-        run(copy, three(), out, batch=4, progress=stop_after(2))
+        run(copy, three(), out, batch=4, progress=stop_after(1))
     before = (copy / "a/x.webp").stat()
     Image.new("RGB", (50, 60), (200, 30, 90)).save(copy / "a/x.webp")
     os.utime(copy / "a/x.webp", (before.st_atime, before.st_mtime))  # even if its date does not tell
@@ -389,7 +418,7 @@ def test_a_broken_picture_stops_with_its_path_and_nothing_is_lost(copy, tmp_path
     (copy / name).write_bytes(BROKEN[name](copy))
     with pytest.raises(AlignvisError, match=name):
         run(copy, [Sketch("one", "clip")], tmp_path / "out", batch=2)
-    assert list(contents(tmp_path / "out")) == ["one.safetensors.partial"]
+    assert list(contents(tmp_path / "out")) == ["one.safetensors.parts/000000000.partial"]
     Image.new("RGB", (70, 50), (9, 80, 200)).save(copy / name)
     encoder = Sketch("one", "clip")
     run(copy, [encoder], tmp_path / "out", batch=2)
@@ -431,7 +460,7 @@ def test_without_a_good_picture_there_is_no_table(tmp_path):
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"text")
-    with pytest.raises(AlignvisError, match="none of the pictures in .*bad can be read"):
+    with pytest.raises(AlignvisError, match="none of the pictures of bad can be read"):
         run(folder, three(), tmp_path / "out", skip_bad=True)
     assert contents(tmp_path / "out") == {}
 
@@ -444,7 +473,8 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
         with pytest.raises(
-            AlignvisError, match=r"one.safetensors needs .* MB and could not be written \(File too large\)"
+            AlignvisError,
+            match=r"one.safetensors.parts/000000000 needs .* MB and could not be written \(File too large\)",
         ):
             run(pictures, three(), tmp_path / "small")
     finally:
@@ -460,21 +490,21 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
         allocate(*arguments)
 
     monkeypatch.setattr(os, "posix_fallocate", full_at_the_third)
-    with pytest.raises(AlignvisError, match=r"three.safetensors needs .* \(No space left on device\)"):
+    with pytest.raises(AlignvisError, match=r"three.safetensors.parts/000000000 needs .* \(No space left on device\)"):
         run(pictures, three(), tmp_path / "full")
     assert contents(tmp_path / "full") == {}
 
 
 def test_a_full_disk_does_not_cost_what_was_done(pictures, whole, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        run(pictures, three()[:1], tmp_path, batch=4, progress=stop_after(2))
+        run(pictures, three()[:1], tmp_path, batch=4, progress=stop_after(1))
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        with pytest.raises(AlignvisError, match="two.safetensors needs"):
+        with pytest.raises(AlignvisError, match="two.safetensors.parts/000000000 needs"):
             run(pictures, three(), tmp_path, batch=4)
     encoders = three()
     run(pictures, encoders, tmp_path, batch=4)
@@ -519,7 +549,7 @@ def test_a_file_in_place_of_a_folder_is_refused(pictures, tmp_path):
     [(float("nan"), "one yields numbers that are not finite for 'ä/ö.png'"), (float("inf"), "not finite")],
 )
 def test_numbers_that_are_not_finite_stop_the_pass(pictures, tmp_path, yields, says):
-    class Broken(Sketch):
+    class Broken(Body):
         def forward(self, pixels: Tensor) -> Tensor:
             out = super().forward(pixels).clone()
             if len(self.sizes) == 3:
@@ -527,17 +557,17 @@ def test_numbers_that_are_not_finite_stop_the_pass(pictures, tmp_path, yields, s
             return out
 
     with pytest.raises(AlignvisError, match=says):
-        run(pictures, [Broken("one", "clip")], tmp_path, batch=4)
-    assert list(contents(tmp_path)) == ["one.safetensors.partial"]
+        run(pictures, [Sketch("one", "clip", body=Broken)], tmp_path, batch=4)
+    assert list(contents(tmp_path)) == ["one.safetensors.parts/000000000.partial"]
 
 
 def test_too_large_a_batch_is_said(pictures, tmp_path):
-    class Hungry(Sketch):
+    class Hungry(Body):
         def forward(self, pixels: Tensor) -> Tensor:
             raise torch.OutOfMemoryError
 
-    with pytest.raises(AlignvisError, match="one ran out of memory on 4 pictures at a time; choose a smaller batch"):
-        run(pictures, [Hungry("one", "clip")], tmp_path, batch=4)
+    with pytest.raises(AlignvisError, match="ran out of memory on 4 pictures at a time; choose a smaller --batch"):
+        run(pictures, [Sketch("one", "clip", body=Hungry)], tmp_path, batch=4)
 
 
 # --- how it runs -----------------------------------------------------------------------------------------------------
@@ -546,10 +576,9 @@ def test_too_large_a_batch_is_said(pictures, tmp_path):
 def test_progress_counts_pictures_and_goes_on_where_it_stopped(pictures, tmp_path):
     said = []
     with pytest.raises(KeyboardInterrupt):
-        run(pictures, three(), tmp_path, batch=4, progress=stop_after(1))
-    run(pictures, three(), tmp_path, batch=4, progress=lambda *words: said.append(words))
-    assert [words[:2] for words in said] == [(4, 4), (8, 11), (11, 11)]
-    assert said[0][2] == "checking the pictures of tiny set"
+        run(pictures, three(), tmp_path, batch=3, progress=stop_after(1))
+    run(pictures, three(), tmp_path, batch=3, progress=lambda *words: said.append(words))
+    assert [words[:2] for words in said] == [(9, 11), (11, 11)]
 
 
 def test_only_a_few_batches_are_ahead(tmp_path, monkeypatch):
@@ -557,16 +586,14 @@ def test_only_a_few_batches_are_ahead(tmp_path, monkeypatch):
     folder.mkdir()
     for number in range(60):
         Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number:02}.png")
-    started, lead = [], []
-    monkeypatch.setattr(ahead, "decode", lambda path, data: started.append(path) or decode(path, data))
+    started, lead = watch(monkeypatch), []
 
-    class Slow(Sketch):
+    class Slow(Body):
         def forward(self, pixels: Tensor) -> Tensor:
             lead.append(len(started) - 5 * len(self.sizes))
             return super().forward(pixels)
 
-    encoder = Slow("one", "lowlevel")
-    run(folder, [encoder], tmp_path / "out", batch=5)
+    run(folder, [Sketch("one", "lowlevel", body=Slow)], tmp_path / "out", batch=5)
     assert max(lead) <= 5 * (ahead.AHEAD + 1)
 
 
@@ -646,6 +673,137 @@ def test_four_families_see_what_their_published_processors_show(shared_data, tmp
             with Image.open(photo) as picture:
                 pixels = torch.tensor(processor(picture, return_tensors="np")["pixel_values"], dtype=torch.float32)
             with torch.inference_mode():
-                expected = encoder.networks[0](pixels)[0].numpy()
+                expected = encoder.networks[0].body(pixels)["embeddings"][0].numpy()
             scale = np.abs(expected).max()
             np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-4 * scale, err_msg=encoder.row.id)
+
+
+# --- more than the end of the network --------------------------------------------------------------------------------
+
+
+def vit(name: str = "vit", depth: int = 3) -> ImageEncoder:
+    """A tiny transformer of random weights."""
+    architecture = replace(TINY, depth=depth)
+    return build(row(name, "clip", architecture.dim, False, Branch(architecture, (), HALF)), Path())
+
+
+def test_layers_and_blurs_stand_beside_the_embeddings_in_one_pass(pictures, tmp_path, monkeypatch):
+    asked = watch(monkeypatch)
+    (told,) = run(pictures, [vit()], tmp_path, batch=4, layers=[3, 1], blur=[0, 2.5])
+    assert len(asked) == 11 and (told["layers"], told["blur"]) == ([1, 3], [2.5])
+    path = Path(told["table"])
+    _, arrays = store.read_table(path, "features", {})
+    inner = [f"layer.{layer}.{part}" for layer in (1, 3) for part in ("class", "patches")]
+    blurred = ["blur.2.5", *(f"blur.2.5.{name}" for name in inner)]
+    assert store.vectors(arrays) == ["embeddings", *blurred, *inner]
+    encoder = vit()
+    for place, image in enumerate(store.load_features(path).images):
+        pixels = (
+            torch.from_numpy(apply(GEOMETRIES["clip"], decode(pictures / image)).copy()).permute(2, 0, 1)[None] / 255
+        )
+        soft = torch.from_numpy(gaussian_filter(pixels.numpy(), (0, 0, 2.5, 2.5), mode="reflect"))
+        for front, seen in (("", pixels), ("blur.2.5.", soft)):
+            with torch.inference_mode():
+                expected = encoder.networks[0](seen, (1, 3))
+            for name, tensor in expected.items():
+                key = (front + name).removesuffix(".embeddings")
+                np.testing.assert_allclose(arrays[key][place], tensor[0], atol=2e-5, err_msg=f"{image} {key}")
+    assert store.load_features(path, "layer.3.patches").embeddings.shape == (11, 64)
+
+
+def test_all_layers_are_as_many_as_an_encoder_has(pictures, tmp_path):
+    told = run(pictures, [vit("two", 2), vit("three", 3)], tmp_path, layers="all")
+    assert [row["layers"] for row in told] == [[1, 2], [1, 2, 3]]
+    assert run(pictures, [load("lowlevel", tmp_path)], tmp_path, layers="all")[0]["layers"] == []
+
+
+def test_layers_that_an_encoder_does_not_have_are_refused(pictures, tmp_path):
+    with pytest.raises(AlignvisError, match="vit has layers 1 to 3, and layer 4 was asked for"):
+        run(pictures, [vit()], tmp_path, layers=[1, 4])
+    with pytest.raises(AlignvisError, match="lowlevel has no layers, and layer 1 was asked for"):
+        run(pictures, [load("lowlevel", tmp_path)], tmp_path, layers=[1])
+    for blur in ([-1.0], [float("nan")], [1e9]):
+        with pytest.raises(AlignvisError, match="each is a number from 0 to 1000"):
+            run(pictures, [vit()], tmp_path, blur=blur)
+    assert contents(tmp_path) == {}
+
+
+def test_a_table_that_holds_more_than_is_asked_for_is_kept_and_one_that_holds_less_is_not(pictures, tmp_path):
+    run(pictures, [vit()], tmp_path, layers=[1, 2], blur=[2])
+    for wish in ({}, {"layers": [2]}, {"layers": [1], "blur": [0, 2]}):
+        assert run(pictures, [vit()], tmp_path, **wish)[0]["kept"]
+    with pytest.raises(AlignvisError, match=r"another making \(it differs in: layers\)"):
+        run(pictures, [vit()], tmp_path, layers=[3])
+    with pytest.raises(AlignvisError, match=r"another making \(it differs in: blur\)"):
+        run(pictures, [vit()], tmp_path, blur=[3])
+
+
+def test_numbers_that_are_not_finite_are_found_in_layers_too(pictures, tmp_path, monkeypatch):
+    encoder = vit()
+    forward = type(encoder.networks[0].body).forward
+
+    def broken(self, pixels, layers=()):
+        found = forward(self, pixels, layers)
+        found["layer.1.class"][1:2, 0] = float("inf")
+        return found
+
+    monkeypatch.setattr(type(encoder.networks[0].body), "forward", broken)
+    with pytest.raises(AlignvisError, match=r"not finite for 'a-x.bmp' \(in layer.1.class\)"):
+        run(pictures, [encoder], tmp_path, layers=[1])
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_parts_does_not_matter(pictures, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 4)
+    run(pictures, three(), tmp_path, batch=4)
+    assert contents(tmp_path) == whole
+
+
+def test_parts_that_are_whole_are_not_made_again(pictures, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, three(), tmp_path, batch=4, progress=stop_after(1))
+    assert [name for name in contents(tmp_path) if name.startswith("one")] == [
+        "one.safetensors.parts/000000000", "one.safetensors.parts/000000004",
+    ]  # fmt: skip
+    encoders = three()
+    run(pictures, encoders, tmp_path, batch=4)
+    assert [encoder.sizes for encoder in encoders] == [[3]] * 3 and contents(tmp_path) == whole
+
+
+def test_untouched_pictures_are_not_read_to_see_that_a_table_still_fits(pictures, tmp_path, monkeypatch):
+    run(pictures, three()[:1], tmp_path, batch=4)
+    monkeypatch.setattr(parts, "read", lambda path: pytest.fail(f"{path} was read"))
+    assert run(pictures, three()[:1], tmp_path, batch=4)[0]["kept"]
+
+
+def test_a_table_of_before_there_were_stamps_is_kept_when_its_pictures_are_the_same(copy, tmp_path):
+    run(copy, three()[:1], tmp_path / "out", batch=4)
+    path = tmp_path / "out/one.safetensors"
+    document, arrays = store.read_table(path, "features", {})
+    older = {key: value for key, value in document.items() if key not in ("layers", "blur")}
+    tensors = {name: np.array(array) for name, array in arrays.items() if name != "images.stamp"}
+    store.write_table(path, tensors, older)
+    assert run(copy, three()[:1], tmp_path / "out", batch=4)[0]["kept"]
+    Image.new("RGB", (50, 60)).save(copy / "b/10.jpg")
+    with pytest.raises(AlignvisError, match="are not what they were"):
+        run(copy, three()[:1], tmp_path / "out", batch=4)
+
+
+def test_a_disk_that_cannot_hold_the_tables_is_told_of_first(pictures, tmp_path, monkeypatch):
+    class Usage:
+        free = 100
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
+    encoders = three()
+    with pytest.raises(AlignvisError, match=r"the tables need .* MB and .* has 0.0 MB free"):
+        run(pictures, encoders, tmp_path)
+    assert all(encoder.sizes == [] for encoder in encoders) and contents(tmp_path) == {}
+
+
+def test_several_processes_do_not_overwrite(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AlignvisError, match="several processes cannot tell what to overwrite"):
+        run(pictures, three(), tmp_path, overwrite=True)

@@ -1,8 +1,10 @@
 import math
 import os
+import subprocess
+import sys
+import time
 import warnings
 import zlib
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from PIL import Image
 from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImageProcessorPil
 
 from alignvis.errors import AlignvisError
-from alignvis.images.pixels import FILE_LIMIT, GEOMETRIES, apply, decode, pictures, read
+from alignvis.images.pixels import FILE_LIMIT, GEOMETRIES, apply, decode, pictures, read, stamp
+from alignvis.images.tf_resize import tf_bicubic
 
+ROOT = Path(__file__).resolve().parents[1]
 GREY = np.random.default_rng(5).integers(0, 256, (40, 56), dtype=np.uint8)
 COLOUR = np.random.default_rng(6).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -58,12 +62,12 @@ def by_transformers(name: str, picture: Image.Image) -> np.ndarray:
     return np.asarray(PROCESSORS[name](picture, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
 
 
-def by_torchvision(picture: Image.Image, resampling: Image.Resampling) -> np.ndarray:
-    """Resize(224) and CenterCrop(224) as torchvision's functional.py states them."""
+def by_torchvision(picture: Image.Image, resampling: Image.Resampling, edge: int) -> np.ndarray:
+    """Resize(edge) and CenterCrop(224) as torchvision's functional.py states them."""
     width, height = picture.size
     short, long = (width, height) if width <= height else (height, width)
-    new_long = int(224 * long / short)
-    new = (224, new_long) if width <= height else (new_long, 224)
+    new_long = int(edge * long / short)
+    new = (edge, new_long) if width <= height else (new_long, edge)
     array = np.asarray(picture.resize(new, resampling))
     top, left = int(round((array.shape[0] - 224) / 2.0)), int(round((array.shape[1] - 224) / 2.0))
     return array[top : top + 224, left : left + 224]
@@ -80,13 +84,35 @@ def test_as_transformers_does_it(name, shared_data):
 
 
 @pytest.mark.parametrize(
-    ("name", "resampling"),
-    [("clip", Image.Resampling.BICUBIC), ("shortest-bilinear-224", Image.Resampling.BILINEAR)],
+    ("name", "resampling", "edge"),
+    [
+        ("clip", Image.Resampling.BICUBIC, 224),
+        ("shortest-bilinear-224", Image.Resampling.BILINEAR, 224),
+        ("shortest-bilinear-256-crop-224", Image.Resampling.BILINEAR, 256),
+        ("shortest-bicubic-248-crop-224", Image.Resampling.BICUBIC, 248),
+        ("shortest-bicubic-235-crop-224", Image.Resampling.BICUBIC, 235),
+    ],
 )
-def test_as_torchvision_does_it(name, resampling, shared_data):
+def test_as_torchvision_does_it(name, resampling, edge, shared_data):
     photos = [decode(path) for path in sorted((shared_data / "photos").glob("*.jpg"))]
     for picture in [*photos, *(noise(size, seed) for seed, size in enumerate(sizes(60)))]:
-        np.testing.assert_array_equal(apply(GEOMETRIES[name], picture), by_torchvision(picture, resampling))
+        np.testing.assert_array_equal(apply(GEOMETRIES[name], picture), by_torchvision(picture, resampling, edge))
+
+
+def test_the_edges_of_timm_are_those_of_its_stated_shares():
+    for share, edge in ((0.9, 248), (0.95, 235), (0.875, 256)):
+        assert math.floor(224 / share) == edge
+        assert any(f"-{edge}-crop-224" in name and geometry.size == edge for name, geometry in GEOMETRIES.items())
+
+
+def test_tensorflows_geometry_squashes_the_picture_as_it_was_decoded():
+    picture = noise((301, 417), 2)
+    array = apply(GEOMETRIES["squash-tf-bicubic-224"], picture)
+    np.testing.assert_array_equal(array, tf_bicubic(np.asarray(picture), 224))
+    assert array.min() < 0 and array.max() > 255  # neither clipped nor rounded
+    np.testing.assert_array_equal(
+        apply(GEOMETRIES["squash-tf-bicubic-224"], noise((224, 224), 3)), noise((224, 224), 3)
+    )
 
 
 def test_the_two_crops_differ_by_one_pixel_in_a_quarter_of_shapes_and_never_in_squares():
@@ -114,7 +140,10 @@ def test_every_geometry_gives_a_square_of_the_stated_side():
     for geometry in GEOMETRIES.values():
         for size in ((3, 290), (1, 1), (640, 425)):
             array = apply(geometry, noise(size, 0))
-            assert array.shape == (geometry.crop, geometry.crop, 3) and array.dtype == np.uint8
+            assert array.shape == (geometry.crop, geometry.crop, 3) and array.dtype == geometry.dtype
+            assert array.flags.c_contiguous
+    assert {name for name, geometry in GEOMETRIES.items() if geometry.dtype != np.uint8} == {"squash-tf-bicubic-224"}
+    assert GEOMETRIES["squash-tf-bicubic-224"].dtype == np.float32
     assert GEOMETRIES["lowlevel"].crop == 96
 
 
@@ -124,6 +153,16 @@ def test_every_geometry_gives_a_square_of_the_stated_side():
 def saved(path: Path, picture: Image.Image, **options) -> Path:
     picture.save(path, **options)
     return path
+
+
+def png(width: int, height: int, bits: int, kind: int, samples: bytes) -> bytes:
+    """A PNG put together by hand; each row of the samples begins with a zero byte."""
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, kind, 0, 0, 0])
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(samples, 1)), (b"IEND", b"")]
+    chunks = [
+        len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big") for name, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
@@ -164,6 +203,25 @@ def test_sixteen_bits_keep_the_upper_eight(tmp_path):
             decode(path)
 
 
+def test_colour_of_sixteen_bits_keeps_the_upper_eight(tmp_path):
+    """Pillow cannot write such a file, so it is put together by hand."""
+    deep = (COLOUR.astype(np.uint16) * 256 + 200).astype(">u2")
+    alpha = np.dstack([deep, np.full((40, 56), 77)]).astype(">u2")
+    for kind, samples in ((2, deep), (6, alpha)):
+        path = tmp_path / f"{kind}.png"
+        path.write_bytes(png(56, 40, 16, kind, b"".join(b"\0" + row.tobytes() for row in samples)))
+        np.testing.assert_array_equal(np.asarray(decode(path)), COLOUR)
+
+
+def test_grey_with_transparency_loses_it(tmp_path):
+    path = saved(tmp_path / "la.png", Image.fromarray(np.dstack([GREY, GREY[::-1]]), "LA"))
+    np.testing.assert_array_equal(np.asarray(decode(path)), np.repeat(GREY[..., None], 3, axis=2))
+    # one grey level, and one colour, that stand for nothing
+    for picture, none in ((Image.fromarray(GREY), 7), (Image.fromarray(COLOUR), tuple(COLOUR[0, 0].tolist()))):
+        path = saved(tmp_path / "key.png", picture, transparency=none)
+        np.testing.assert_array_equal(np.asarray(decode(path)), np.asarray(picture.convert("RGB")))
+
+
 def test_cmyk_is_converted_as_pillow_does(tmp_path):
     picture = Image.fromarray(COLOUR).convert("CMYK")
     path = saved(tmp_path / "c.tif", picture)
@@ -172,22 +230,47 @@ def test_cmyk_is_converted_as_pillow_does(tmp_path):
     assert (near[..., 0] > 250).all() and (near[..., 1:] < 5).all()  # red, not its complement
 
 
-def test_the_rotation_noted_by_a_camera_is_ignored(tmp_path):
+def test_adobes_cmyk_is_turned_the_right_way_round(tmp_path):
+    """Photoshop stores inverted inks, mostly as YCCK, which the flag behind the word Adobe says."""
+    # Stored are luminance 90, no colour, and 200 of "no black": inks of 90/255 each, and 55/255 of black.
+    data = bytearray(
+        saved(tmp_path / "a.jpg", Image.new("CMYK", (32, 32), (165, 127, 127, 55)), quality=100).read_bytes()
+    )
+    flag = data.index(b"Adobe") + 11
+    assert data[flag] == 0
+    data[flag] = 2
+    grey = np.asarray(decode(tmp_path / "a.jpg", bytes(data))).astype(int)
+    assert (abs(grey - 165 * 200 / 255) <= 2).all()
+
+
+def test_the_rotation_noted_by_a_camera_is_ignored_but_in_tiff(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = saved(tmp_path / "r.jpg", Image.fromarray(COLOUR), exif=exif, quality=95, subsampling=0)
-    with Image.open(path) as noted:
-        assert noted.getexif()[0x0112] == 6
-    assert decode(path).size == (56, 40)
+    for name, options in (("r.jpg", {"quality": 95, "subsampling": 0}), ("r.png", {}), ("r.webp", {"lossless": True})):
+        path = saved(tmp_path / name, Image.fromarray(COLOUR), exif=exif, **options)
+        with Image.open(path) as noted:
+            assert noted.getexif()[0x0112] == 6
+        assert decode(path).size == (56, 40)
+        assert abs(np.asarray(decode(path)).astype(int) - COLOUR).mean() < 20
+    turned = decode(saved(tmp_path / "r.tif", Image.fromarray(COLOUR), exif=exif))
+    np.testing.assert_array_equal(np.asarray(turned), np.rot90(COLOUR, -1))
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
     first, second = Image.fromarray(COLOUR), Image.new("RGB", (56, 40))
     more = {"save_all": True, "append_images": [second]}
     for name, options in (("m.webp", {"lossless": True}), ("m.png", {}), ("m.tif", {})):
-        np.testing.assert_array_equal(np.asarray(decode(saved(tmp_path / name, first, **more, **options))), COLOUR)
+        path = saved(tmp_path / name, first, **more, **options)
+        with Image.open(path) as moving:
+            assert moving.n_frames == 2
+        np.testing.assert_array_equal(np.asarray(decode(path)), COLOUR)
     # a camera's pair of views in one JPEG
     assert np.asarray(decode(saved(tmp_path / "m.jpg", first, format="MPO", **more))).mean() > 100
+    palette = first.quantize(16)
+    path = saved(tmp_path / "gif.png", palette, format="GIF", **more)
+    with Image.open(path) as moving:
+        assert moving.n_frames == 2
+    np.testing.assert_array_equal(np.asarray(decode(path)), np.asarray(palette.convert("RGB")))
 
 
 def test_bytes_that_were_read_already_are_not_read_again(tmp_path):
@@ -244,16 +327,6 @@ def test_what_is_no_picture_is_refused(tmp_path, content, says):
         decode(path)
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A small file that declares any size."""
-    buffer = BytesIO()
-    Image.new("L", (1, 1)).save(buffer, "PNG")
-    data = bytearray(buffer.getvalue())
-    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
 @pytest.mark.parametrize("size", [(9_500, 9_500), (60_000, 60_000)])
 @pytest.mark.parametrize("action", ["ignore", "error"])  # whether Pillow's warning is heard must not decide
 def test_a_declared_size_is_refused_before_memory_is_taken(size, action):
@@ -261,12 +334,48 @@ def test_a_declared_size_is_refused_before_memory_is_taken(size, action):
         warnings.catch_warnings(action=action),
         pytest.raises(AlignvisError, match="bomb.png declares more than 89,478,485 pixels"),
     ):
-        decode(Path("bomb.png"), png_of(*size))
+        decode(Path("bomb.png"), png(*size, 8, 0, bytes(2)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark", "shift", "order"),
+    [("bmp", b"BM", 18, "little"), ("gif", b"GIF", 6, "little"), ("jpg", b"\xff\xc0", 5, "big")],
+)
+def test_every_kind_of_file_can_declare_too_much(tmp_path, kind, mark, shift, order):
+    data = bytearray(saved(tmp_path / f"w.{kind}", Image.fromarray(GREY)).read_bytes())
+    place = data.index(mark) + shift
+    edges = 4 if kind == "bmp" else 2
+    for edge in (place, place + edges):
+        data[edge : edge + edges] = (20_000).to_bytes(edges, order)
+    with pytest.raises(AlignvisError, match="declares more than 89,478,485 pixels"):
+        decode(Path(f"bomb.{kind}"), bytes(data))
+
+
+def test_a_whole_picture_of_20000_pixels_a_side_costs_neither_time_nor_memory(tmp_path):
+    """Nothing else is wrong with the file, whose quarter of a megabyte would fill 1.6 GB."""
+    path = tmp_path / "large.png"
+    path.write_bytes(png(20_000, 20_000, 1, 0, bytes(20_000 * 2_501)))
+    code = """
+import resource, sys, time
+from pathlib import Path
+from alignvis.errors import AlignvisError
+from alignvis.images.pixels import decode
+before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+try:
+    decode(Path(sys.argv[1]))
+except AlignvisError as error:
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(grown, time.perf_counter() - begun, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=ROOT)
+    grown, seconds, says = done.stdout.split(maxsplit=2)
+    assert "large.png declares more than 89,478,485 pixels" in says
+    assert int(grown) < 50_000 and float(seconds) < 1
 
 
 def test_just_below_the_limit_only_the_content_is_wrong():
     with pytest.raises(AlignvisError, match="is a broken picture"):
-        decode(Path("big.png"), png_of(9_400, 9_400))
+        decode(Path("big.png"), png(9_400, 9_400, 8, 0, bytes(2)))
 
 
 def test_a_splinter_is_refused(tmp_path):
@@ -327,6 +436,54 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "set/deep/back").symlink_to(tmp_path / "set")
     with pytest.raises(AlignvisError, match="deep/back links to a folder above it"):
         pictures(tmp_path / "set")
+
+
+def test_links_to_themselves_or_to_nothing_are_no_folders(tmp_path):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "nowhere.jpg").symlink_to("gone.jpg")
+    assert pictures(tmp_path) == ["a.jpg", "nowhere.jpg"]  # reading it says what is wrong
+
+
+def test_a_folder_that_is_itself_reached_by_a_link_is_read(tmp_path, monkeypatch):
+    touch(tmp_path, "set/deep/a.jpg", "set/b.jpg")
+    (tmp_path / "link").symlink_to("set")
+    monkeypatch.chdir(tmp_path)
+    for name in ("link", "set/", "./set", "link/../set"):
+        assert pictures(Path(name)) == ["b.jpg", "deep/a.jpg"]
+    monkeypatch.chdir(tmp_path / "set")
+    assert pictures(Path(".")) == ["b.jpg", "deep/a.jpg"]
+
+
+def test_a_second_way_into_a_folder_is_named(tmp_path):
+    touch(tmp_path, "set/deep/a.jpg")
+    (tmp_path / "set/again").symlink_to("deep")
+    with pytest.raises(AlignvisError, match=r"set/(again|deep) is .*set/deep once more, by way of a link"):
+        pictures(tmp_path / "set")
+
+
+def test_a_million_pictures_are_listed_in_seconds(tmp_path):
+    """A fiftieth of them here; with a Path for each file it takes six times as long."""
+    for folder in range(20):
+        touch(tmp_path, f"concept{folder:02}/0000.jpg")
+        for number in range(1, 1000):
+            os.link(tmp_path / f"concept{folder:02}/0000.jpg", tmp_path / f"concept{folder:02}/{number:04}.jpg")
+    begun = time.process_time()
+    found = pictures(tmp_path)
+    taken = time.process_time() - begun
+    assert len(found) == 20_000 and found[1001] == "concept01/0001.jpg"
+    assert taken < 0.1
+
+
+def test_a_stamp_is_another_after_any_change(tmp_path):
+    path = touch(tmp_path, "a.jpg") / "a.jpg"
+    path.write_bytes(b"one")
+    first = stamp(path)
+    assert first == stamp(str(path)) and first[1] == 3 and abs(first[0] / 1e9 - time.time()) < 60
+    path.write_bytes(b"two")
+    os.utime(path, ns=(first[0], first[0]))  # as tools that copy times do
+    assert stamp(path)[0] > first[0]
+    assert stamp(tmp_path / "gone.jpg") == (0, 0)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):

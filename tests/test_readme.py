@@ -40,7 +40,7 @@ def test_two_commands_do_all_the_set_up_and_ci_runs_them():
     single = [text.strip() for text in BLOCKS if text.count("\n") == 1]
     assert single == ["pip install . && alignvis demo", 'pip install -e ".[test]" && pytest']
     assert all(command in ci for command in single)
-    assert len(BLOCKS) == 5, "a new block of commands needs a test of its own"
+    assert len(BLOCKS) == 6, "a new block of commands needs a test of its own"
 
 
 def test_without_a_dataset_the_commands_lead_from_nothing_to_a_score(tmp_path, monkeypatch):
@@ -78,6 +78,32 @@ def test_with_a_dataset_three_commands_without_an_option_answer_the_question(tmp
     assert [Path(file["file"]).name for file in table.document["weights"]] == [
         "synclr_vit_b_16.pth", "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
+
+
+def test_image_encoders_are_listed_extracted_by_layers_trained_on_and_scored(tmp_path, monkeypatch, shared_data):
+    """The encoders that need no weights stand for those of the README; every line is run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run("alignvis --quiet simulate things-eeg2 --out .", *SMALL)
+    run("alignvis prepare things-eeg2 --raw raw --subject 1")
+    names = {"dreamsim_dino_vitb16_noalign": "untrained_vit", "dreamsim_dino_vitb16": "lowlevel",
+             "gLocal_clip_vit-l-14": "untrained_vit"}  # fmt: skip
+    lines = block("alignvis list encoders")
+    for name, other in names.items():
+        lines = [line.replace(name, other) for line in lines]
+    listed, extract, processes, train, score = lines
+    assert all(name in run(listed) for name in names)
+    assert "6 layers, blurs of 1, 3, 9 pixels" in run(extract)
+    (tmp_path / "features/things-eeg2-simulated/untrained_vit.safetensors").rename(tmp_path / "kept")
+    words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(processes.replace("node 4", "node 2"))[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("smallest cosine to fp32") == 1, done.stderr
+    (tmp_path / "kept").rename(tmp_path / "features/things-eeg2-simulated/untrained_vit.safetensors")
+    assert "target-layer.6.patches" in run(train, "--batch", "32", "--epochs", "1")
+    (tmp_path / "things").symlink_to(shared_data / "things")
+    result = CliRunner().invoke(main, shlex.split(score)[1:])
+    # Drawn things are no concepts of THINGS, and that is said.
+    assert result.exit_code == 1 and "THINGS" in result.stderr and "Traceback" not in result.output
 
 
 def test_a_grid_is_one_command(tmp_path, monkeypatch):

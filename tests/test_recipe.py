@@ -10,7 +10,7 @@ from alignvis.recipe import LONGEST_NAME, LOWEST_RATE, RECIPES, Recipe, choose_r
 # for each entry a value that is allowed and is nobody's default
 OTHER = {
     "rate": 3e-4, "batch": 64, "epochs": 7, "schedule": "plateau", "warmup": 2.5, "decay": 0.0, "clip": 2.0,
-    "patience": 4, "loss": "softclip", "temperature": 0.1, "scale": "learned", "scale_rate": 0.01, "sides": "image",
+    "patience": 4, "loss": "softclip", "temperature": 0.1, "scale": "learned", "scale_rate": 0.01, "target": "layer.6.patches", "sides": "image",
     "centre": False, "projector": 16, "head": False, "parity": True, "normalisation": "repetition-centred",
     "repetitions": "pairs", "channels": "O1,Oz", "window": "0.05:0.6", "resample": 9, "smoothing": 5.0,
     "validation": "concept", "share": 0.2,
@@ -165,7 +165,7 @@ def test_the_same_changes_have_the_same_name_in_whatever_order_and_kind_of_numbe
 def test_a_long_name_says_how_many_changes_it_stands_for():
     long = {**OTHER, "channels": ",".join(f"C{i}" for i in range(40))}
     name, recipe = choose_recipe("alignvis-fixed", long)
-    assert name.startswith("alignvis-fixed+24-changes-")  # the validation is that of this recipe already
+    assert name.startswith("alignvis-fixed+25-changes-")  # the validation is that of this recipe already
     assert recipe == Recipe(**long)
     assert choose_recipe("alignvis-fixed", long)[0] == name != choose_recipe("alignvis-fixed", {**long, "batch": 65})[0]
 

@@ -24,6 +24,10 @@ def ours(file: Path, architecture: Architecture) -> ViT:
     return network(architecture, convert(read_tensors(file), architecture, file)).eval().requires_grad_(False)
 
 
+def embeddings(vit: ViT, pixels: Tensor) -> Tensor:
+    return vit(pixels)["embeddings"]
+
+
 def narrow(architecture: Architecture) -> Architecture:
     return replace(architecture, width=192, heads=3, depth=2)
 
@@ -58,7 +62,7 @@ def test_equals_transformers(architecture, tmp_path):
     model, pixels = random_model(architecture), pictures(224)
     theirs = embed(model, pixels, architecture.output)
     assert theirs.shape == (2, architecture.dim)
-    assert relative(ours(write(model, tmp_path), architecture)(pixels), theirs) <= EXACT
+    assert relative(embeddings(ours(write(model, tmp_path), architecture), pixels), theirs) <= EXACT
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_equals_transformers(architecture, tmp_path):
 def test_a_wrong_choice_would_show(right, wrong, tmp_path):
     model, pixels = random_model(right), pictures(224)
     theirs = embed(model, pixels, right.output)
-    assert relative(ours(write(model, tmp_path), replace(right, **wrong))(pixels), theirs) > 50 * EXACT
+    assert relative(embeddings(ours(write(model, tmp_path), replace(right, **wrong)), pixels), theirs) > 50 * EXACT
 
 
 def test_the_two_published_eps_can_be_told_apart_where_tokens_are_faint(tmp_path):
@@ -88,8 +92,8 @@ def test_the_two_published_eps_can_be_told_apart_where_tokens_are_faint(tmp_path
             part *= 1e-2
     file, pixels = write(model, tmp_path), pictures(224)
     theirs = embed(model, pixels, "projected")
-    assert relative(ours(file, architecture)(pixels), theirs) <= EXACT
-    assert relative(ours(file, replace(architecture, eps=1e-6))(pixels), theirs) > 50 * EXACT
+    assert relative(embeddings(ours(file, architecture), pixels), theirs) <= EXACT
+    assert relative(embeddings(ours(file, replace(architecture, eps=1e-6)), pixels), theirs) > 50 * EXACT
 
 
 def test_at_the_stored_grid_no_rule_changes_the_table(tmp_path):
@@ -97,7 +101,7 @@ def test_at_the_stored_grid_no_rule_changes_the_table(tmp_path):
     model, pixels = random_model(architecture), pictures(518, count=1)
     theirs, file = embed(model, pixels, "norm"), write(model, tmp_path)
     for rule in ("offset", "size"):
-        assert relative(ours(file, replace(architecture, resize=rule))(pixels), theirs) <= EXACT
+        assert relative(embeddings(ours(file, replace(architecture, resize=rule)), pixels), theirs) <= EXACT
 
 
 def keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,7 +152,7 @@ def test_the_offset_rule_equals_a_model_whose_table_was_resized_by_hand(tmp_path
         }
     )
     pixels = pictures(224)
-    found = ours(write(model, tmp_path), stored)(pixels)
+    found = embeddings(ours(write(model, tmp_path), stored), pixels)
     assert relative(found, embed(resized, pixels, "norm")) <= EXACT
     assert relative(found, embed(model, pixels, "norm")) > 1e-3  # transformers' own rule is another one
 
@@ -179,10 +183,76 @@ def every_token(vit: ViT, pixels: Tensor) -> Tensor:
 def test_computing_only_the_class_token_at_the_end_changes_nothing(tmp_path):
     architecture = narrow(catalogue.DINOV2_B14)
     vit, pixels = ours(write(random_model(architecture), tmp_path), architecture), pictures(224)
-    assert relative(vit(pixels), every_token(vit, pixels)) <= EXACT
+    assert relative(embeddings(vit, pixels), every_token(vit, pixels)) <= EXACT
 
 
 def test_one_picture_does_not_see_the_others(tmp_path):
     architecture = narrow(catalogue.CLIP_B32)
     vit, pixels = ours(write(random_model(architecture), tmp_path), architecture), pictures(224, count=3)
-    assert relative(torch.cat([vit(pixel[None]) for pixel in pixels]), vit(pixels)) <= EXACT
+    assert relative(torch.cat([embeddings(vit, pixel[None]) for pixel in pixels]), embeddings(vit, pixels)) <= EXACT
+
+
+# --- inner layers ----------------------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "clip": replace(narrow(catalogue.CLIP_B32), depth=3),
+    "dino": replace(narrow(catalogue.DINO_B16), depth=3),
+    "dinov2": replace(narrow(catalogue.DINOV2_B14), depth=3, resize="size"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_are_what_leaves_the_blocks_in_transformers(name, tmp_path):
+    """Seen by hooks, as `hidden_states` of transformers differs in its places from version to version."""
+    architecture = FAMILIES[name]
+    model, pixels = random_model(architecture), pictures(224)
+    vit = ours(write(model, tmp_path), architecture)
+    kinds = ("ViTLayer", "Dinov2Layer", "CLIPEncoderLayer")
+    blocks = [module for module in model.modules() if type(module).__name__ in kinds]
+    assert len(blocks) == 3
+    left: list[Tensor] = []
+    for block in blocks:
+        block.register_forward_hook(lambda _, __, out: left.append(out[0] if isinstance(out, tuple) else out))
+    theirs = embed(model, pixels, architecture.output)
+    found = vit(pixels, (1, 2, 3))
+    assert set(found) == {"embeddings"} | {f"layer.{k}.{part}" for k in (1, 2, 3) for part in ("class", "patches")}
+    assert relative(found["embeddings"], theirs) <= EXACT
+    for number, tokens in enumerate(left, 1):
+        assert relative(found[f"layer.{number}.class"], tokens[:, 0]) <= EXACT
+        assert relative(found[f"layer.{number}.patches"], tokens[:, 1:].mean(1)) <= 5 * EXACT
+
+
+def test_asking_for_layers_changes_no_embedding_and_gives_those_alone(tmp_path):
+    architecture = FAMILIES["clip"]
+    vit, pixels = ours(write(random_model(architecture), tmp_path), architecture), pictures(224)
+    alone = vit(pixels)
+    assert list(alone) == ["embeddings"]
+    inner = vit(pixels, [2])
+    assert set(inner) == {"embeddings", "layer.2.class", "layer.2.patches"}
+    assert torch.equal(inner["embeddings"], alone["embeddings"])
+    assert relative(vit(pixels, [3])["embeddings"], alone["embeddings"]) <= EXACT
+
+
+def test_the_patch_variant_is_class_token_and_mean_patch_before_the_norm(tmp_path):
+    architecture = replace(FAMILIES["dino"], output="patches")
+    model, pixels = random_model(architecture), pictures(224)
+    found = ours(write(model, tmp_path), architecture)(pixels, [3])
+    assert architecture.dim == 384 and found["embeddings"].shape == (2, 384)
+    assert torch.equal(found["embeddings"], torch.cat([found["layer.3.class"], found["layer.3.patches"]], dim=1))
+    assert relative(found["embeddings"][:, :192], embed(model, pixels, "prenorm")) <= EXACT
+
+
+def test_a_stored_projection_is_left_alone_where_another_output_is_asked_for(tmp_path):
+    projected = narrow(catalogue.CLIP_B32)
+    model, pixels = random_model(projected), pictures(224)
+    file = write(model, tmp_path)
+    for output, theirs in (("norm", model(pixels)), ("prenorm", None)):
+        architecture = replace(projected, output=output)
+        assert architecture.dim == 192
+        found = embeddings(ours(file, architecture), pixels)
+        if theirs is not None:
+            assert relative(found, model.vision_model(pixels).pooler_output) <= EXACT
+            assert relative(found @ model.visual_projection.weight.T, theirs.image_embeds) <= EXACT
+        else:
+            assert relative(model.vision_model.post_layernorm(found) @ model.visual_projection.weight.T,
+                            model(pixels).image_embeds) <= EXACT  # fmt: skip

@@ -40,6 +40,7 @@ for command in (
     recordings.simulate,
     recordings.prepare,
     pictures.extract,
+    pictures.score,
     training.train,
     training.evaluate,
     looking.list_,

@@ -1,4 +1,4 @@
-"""Pictures to features: `extract`."""
+"""Pictures to features, and how human these are: `extract`, `score`."""
 
 from pathlib import Path
 from typing import Any
@@ -108,3 +108,50 @@ def extract(
             screen.result(row, _told(row))
     if not images:
         screen.following("train --subject 1")
+
+
+@click.command()
+@click.argument("features", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--things", type=FOLDER, help="Folder with the human data on THINGS.  [default: ROOT/things]")
+@click.option("--triplets", type=click.Path(path_type=Path), help="Choices of people to take instead of that folder's.")
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="To draw.  [default: ROOT/alignment.png]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a picture that is there.")
+@click.pass_obj
+def score(
+    screen: Screen,
+    features: tuple[Path, ...],
+    things: Path | None,
+    triplets: Path | None,
+    picture: Path | None,
+    overwrite: bool,
+) -> None:
+    """Say how human embeddings are: FEATURES tables against what people judged alike.
+
+    Without FEATURES: all tables in ROOT. Beside each stands what was decoded through it in the runs found in ROOT, and
+    a picture shows one against the other.
+    """
+    from alignvis.figures_alignment import draw_alignment
+    from alignvis.human_scores import alignment_table, score_tables
+
+    broken: list[AlignvisError] = []
+    rows = score_tables(screen.root, features, things, triplets, broken=broken.append, progress=screen.bar())
+    if screen.as_json:
+        for row in rows:
+            screen.result(row, "")
+    elif rows:
+        click.echo(alignment_table(rows))
+    picture = picture or screen.root / "alignment.png"
+    if rows and not any(row["retrieval"] for row in rows):
+        screen.say("no run that learned from these tables has a score yet, so nothing was drawn")
+        screen.following("train --subject 1")
+    elif rows and picture.exists() and not overwrite:
+        screen.say(f"kept {picture}; --overwrite draws it again")
+    elif rows:
+        draw_alignment(rows, picture)
+        screen.say(f"drew {picture}")
+    for error in broken[1:]:
+        screen.say(f"note: {error}")
+    if broken:
+        raise broken[0]

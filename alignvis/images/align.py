@@ -26,6 +26,7 @@ PUBLISHED = {  # what every adapter of DreamSim says of itself; another value wo
 }
 TRANSFORMS = {  # the beginning of the sha256 of gLocal's transforms, and the model each was fitted to
     "4d9f969b1cac5334": "CLIP ViT-L/14",
+    "81fc831f60c43ded": "CLIP RN50",
     "38ac3e412c0b42fc": "OpenCLIP ViT-L/14 laion2b_s32b_b82k",
     "1c34c877528ea375": "OpenCLIP ViT-L/14 laion400m_e32",
     "2bcb2d77346fbaec": "DINO ViT-B/16",

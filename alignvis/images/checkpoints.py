@@ -1,11 +1,11 @@
-"""Official checkpoints to the parameters of `ViT`: containers unwrapped, layouts told apart, all tensors accounted for.
+"""Published files to the parameters of a network: unwrapped, told apart, renamed, and every tensor accounted for.
 
-Four layouts exist for the same weights: ``visual.*`` (OpenAI CLIP, OpenCLIP), DINO's own names (DINO, DINOv2, SynCLR,
-DreamSim), and Hugging Face's for CLIP and for ViT and DINOv2. All become DINO's names in float32.
+An architecture is read from either kind of file that it is published in, PyTorch's or Keras's, by what the file holds.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,80 +13,94 @@ import torch
 from torch import Tensor
 
 from alignvis.errors import AlignvisError
-from alignvis.images.vit import Architecture, ViT
+from alignvis.images import conv_layouts, keras_layouts, vit_layouts
+from alignvis.images.convnext import ConvNeXt
+from alignvis.images.keras_config import check_config
+from alignvis.images.levit import LeViT
+from alignvis.images.renaming import Tensors
+from alignvis.images.resnet import ClipResNet, ResNet
+from alignvis.images.resnet_v2 import ResNetV2
+from alignvis.images.vgg import VGG
+from alignvis.images.vit import Architecture as ViT
 
-Tensors = dict[str, Tensor]
-
-CONTAINERS = ("state_dict", "model")
+CONTAINERS = ("state_dict", "model", "model_weights")
 PREFIXES = ("module.", "visual.", "backbone.", "vit.", "dinov2.")
 
-# In each table the first fitting line renames a tensor; an empty name drops it.
-VISUAL = [
-    (r"class_embedding", "cls_token"),
-    (r"positional_embedding", "pos_embed"),
-    (r"conv1\.weight", "patch_embed.proj.weight"),
-    (r"ln_pre\.(\w+)", r"norm_pre.\1"),
-    (r"ln_post\.(\w+)", r"norm.\1"),
-    (r"proj", "proj"),
-    (r"transformer\.resblocks\.(\d+)\.ln_(\d)\.(\w+)", r"blocks.\1.norm\2.\3"),
-    (r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(\w+)", r"blocks.\1.attn.qkv.\2"),
-    (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
-    (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
-]
-DINO = [
-    (r"mask_token|head\..*", ""),
-    (r"pos_drop\.(\w+)", r"norm_pre.\1"),  # DreamSim's name for CLIP's normalisation before the blocks
-    (r"blocks\.(\d+)\.ls(\d)\.gamma", r"blocks.\1.ls\2"),
-]
-HF_CLIP = [
-    (r"text_model\..*|text_projection\..*|logit_scale|.*position_ids", ""),
-    (r"vision_model\.embeddings\.class_embedding", "cls_token"),
-    (r"vision_model\.embeddings\.position_embedding\.weight", "pos_embed"),
-    (r"vision_model\.embeddings\.patch_embedding\.weight", "patch_embed.proj.weight"),
-    (r"vision_model\.pre_layrnorm\.(\w+)", r"norm_pre.\1"),  # the misspelling is theirs
-    (r"vision_model\.post_layernorm\.(\w+)", r"norm.\1"),
-    (r"visual_projection\.weight", "proj"),
-    (r"vision_model\.encoder\.layers\.(\d+)\.layer_norm(\d)\.(\w+)", r"blocks.\1.norm\2.\3"),
-    (r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(\w+)", r"blocks.\1.attn.\2.\3"),
-    (r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"vision_model\.encoder\.layers\.(\d+)\.mlp\.fc(\d)\.(\w+)", r"blocks.\1.mlp.fc\2.\3"),
-]
-HF_VIT = [
-    (r"pooler\..*|classifier\..*|embeddings\.mask_token", ""),
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"embeddings\.patch_embeddings\.projection\.(\w+)", r"patch_embed.proj.\1"),
-    (r"layernorm\.(\w+)", r"norm.\1"),
-    (r"encoder\.layer\.(\d+)\.(?:layernorm_before|norm1)\.(\w+)", r"blocks.\1.norm1.\2"),
-    (r"encoder\.layer\.(\d+)\.(?:layernorm_after|norm2)\.(\w+)", r"blocks.\1.norm2.\2"),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.([qkv])(?:uery|ey|alue)\.(\w+)", r"blocks.\1.attn.\2.\3"),
-    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.(?:intermediate\.dense|mlp\.fc1)\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
-    (r"encoder\.layer\.(\d+)\.(?:output\.dense|mlp\.fc2)\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
-    (r"encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1", r"blocks.\1.ls\2"),
-]
+
+@dataclass(frozen=True)
+class Family:
+    """How the files of a family of networks are told from others.
+
+    Attributes:
+        called: its name in sentences.
+        pytorch, keras: regular expression of the name of one tensor, in either kind of file, that every file of the
+            family has and none of the families after it; None where it is not published so.
+        published: the projects whose files are read.
+    """
+
+    called: str
+    pytorch: str | None
+    keras: str | None
+    published: str
 
 
-def convert(stored: Mapping[str, Any], architecture: Architecture, file: Path) -> Tensors:
-    """Turn what an official file holds into the parameters of ``ViT(architecture)``.
+FAMILIES: dict[type, Family] = {
+    ViT: Family(
+        "vision transformer",
+        r"cls_token|class_embedding|embeddings\.cls_token|vision_model\.embeddings\.class_embedding",
+        r"(.*/)?class_token/cls",
+        "OpenAI, OpenCLIP, DINO, DreamSim, timm, Hugging Face, vit-keras",
+    ),
+    ClipResNet: Family("ResNet of CLIP", r"attnpool\.positional_embedding", None, "OpenAI, OpenCLIP"),
+    ResNet: Family("ResNet", r"layer1\.0\.conv1\.weight", None, "timm, torchvision"),
+    ResNetV2: Family("ResNet of the second version", None, r"(.*/)?post_bn/gamma", "Keras, Harmonization"),
+    ConvNeXt: Family(
+        "ConvNeXt",
+        r"stages\.0\.blocks\.0\.conv_dw\.weight",
+        r"(.*/)?stack1_block1_dw_conv/depthwise_kernel",
+        "timm, keras-cv-attention-models, Harmonization",
+    ),
+    VGG: Family("VGG", r"features\.0\.weight", r"(.*/)?block1_conv1/kernel", "timm, torchvision, Keras, Harmonization"),
+    LeViT: Family(
+        "LeViT",
+        r"stem\.conv1\.linear\.weight",
+        r"(.*/)?stem_1_conv/kernel",
+        "timm, keras-cv-attention-models, Harmonization",
+    ),
+}
+
+# Keras has this one too, with the stride elsewhere than torchvision; nothing here computes it.
+FIRST_RESNET = Family("ResNet of the first version", None, r"(.*/)?conv1_bn/gamma", "")
+
+
+def convert(stored: Mapping[str, Any], architecture: Any, file: Path) -> Tensors:
+    """Turn what a published file holds into the parameters of ``architecture.build()``.
 
     Args:
         stored: what `weights.read_tensors` read: names to tensors, or containers of them.
-        architecture: what the catalogue says the file should hold.
+        architecture: what the catalogue says the file should hold, of one of the `FAMILIES`.
         file: where it was read from, for the sentences.
 
     Returns:
-        Exactly the parameters of the architecture, float32.
+        Exactly the parameters and statistics of the architecture, float32.
 
     Raises:
-        AlignvisError: when the file holds only a student, another architecture, or tensors that are missing, left
-            over, of another shape, not floating point or not finite.
+        AlignvisError: when the file holds only a student, another family or architecture, or tensors that are missing,
+            left over, of another shape, not floating point or not finite.
 
-    Source: the files that OpenAI, OpenCLIP, Meta, SynCLR, DreamSim and transformers (`save_pretrained`) publish.
+    Source: the files that OpenAI, OpenCLIP, Meta, SynCLR, DreamSim, timm, transformers (`save_pretrained`) and
+        Harmonization publish.
     """
-    tensors = _rename(_unwrap(stored, file), file)
-    expected = shapes(architecture)
+    tensors, expected = _unwrap(stored, file), shapes(architecture)
+    of_keras = any("/" in name for name in tensors)
+    _check_family(tensors, of_keras, type(architecture), file)
+    if of_keras:
+        check_config(stored.get("model_config"), architecture, file)
+        tensors = keras_layouts.from_keras(tensors, architecture)
+    elif isinstance(architecture, ViT):
+        tensors = vit_layouts.from_pytorch(tensors)
+    else:
+        tensors = conv_layouts.from_pytorch(tensors, architecture, expected)
     _compare(tensors, expected, architecture, file)
     for name, tensor in tensors.items():
         # The extremes are finite only if everything between them is, and one pass finds both.
@@ -95,10 +109,10 @@ def convert(stored: Mapping[str, Any], architecture: Architecture, file: Path) -
     return {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
 
 
-def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the parameters of an architecture, without making them."""
+def shapes(architecture: Any) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the parameters and statistics of an architecture, without making them."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in ViT(architecture).state_dict().items()}
+        return {name: tuple(tensor.shape) for name, tensor in architecture.build().state_dict().items()}
 
 
 def _unwrap(stored: Mapping[str, Any], file: Path) -> Tensors:
@@ -122,71 +136,32 @@ def _unwrap(stored: Mapping[str, Any], file: Path) -> Tensors:
     return tensors
 
 
-def _rename(tensors: Tensors, file: Path) -> Tensors:
-    if "conv1.weight" in tensors and "class_embedding" in tensors:
-        return _with_conv_bias(_with_class_axes(_apply(VISUAL, tensors)))
-    if "vision_model.embeddings.class_embedding" in tensors:
-        renamed = _with_class_axes(_fuse(_apply(HF_CLIP, tensors)))
-        if "proj" in renamed:
-            renamed["proj"] = renamed["proj"].T
-        return _with_conv_bias(renamed)
-    if "embeddings.cls_token" in tensors:
-        return _fuse(_apply(HF_VIT, tensors))
-    if "cls_token" in tensors:
-        return _apply(DINO, tensors)
+def _check_family(tensors: Tensors, of_keras: bool, expected: type, file: Path) -> None:
+    """Refuse the file of another family of networks, with what it holds in words."""
+    family = FAMILIES[expected]
+    for found, other in [*FAMILIES.items(), (None, FIRST_RESNET)]:
+        sign = other.keras if of_keras else other.pytorch
+        if sign is not None and any(re.fullmatch(sign, name) for name in tensors):
+            if found is expected:
+                return
+            raise AlignvisError(
+                f"{file} is a {'Keras' if of_keras else 'PyTorch'} file of a {other.called}, and a {family.called} was "
+                f"expected, in a file from one of {family.published}; this is the file of another model"
+            )
     raise AlignvisError(
-        f"{file} holds no vision transformer in a layout that is known here (OpenAI, OpenCLIP, DINO, DreamSim, "
-        f"Hugging Face); its first tensors are {', '.join(list(tensors)[:3]) or 'none'}"
+        f"{file} holds no {family.called} in a layout that is known here ({family.published}); its first tensors are "
+        f"{', '.join(list(tensors)[:3]) or 'none'}"
     )
 
 
-def _apply(table: list[tuple[str, str]], tensors: Tensors) -> Tensors:
-    """Rename by the first line that fits the whole name; what fits none keeps its name, and is found left over."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        line = next((line for line in table if re.fullmatch(line[0], name)), None)
-        new = name if line is None else re.sub(line[0], line[1], name)
-        if new:
-            renamed[name if new in renamed else new] = tensor
-    return renamed
-
-
-def _fuse(tensors: Tensors) -> Tensors:
-    """Stack q, k and v, in this order, where all three are there; an incomplete three stays and is found left over."""
-    fused = dict(tensors)
-    for name in tensors:
-        match = re.fullmatch(r"(blocks\.\d+\.attn\.)q\.(\w+)", name)
-        parts = [f"{match[1]}{part}.{match[2]}" for part in "qkv"] if match else []
-        if parts and all(part in tensors for part in parts):
-            fused[f"{match[1]}qkv.{match[2]}"] = torch.cat([fused.pop(part) for part in parts])
-    return fused
-
-
-def _with_class_axes(tensors: Tensors) -> Tensors:
-    """CLIP stores the class token as (width,) and positions as (tokens, width); ours carry a batch axis."""
-    tensors["cls_token"] = tensors["cls_token"].reshape(1, 1, -1)
-    if "pos_embed" in tensors:
-        tensors["pos_embed"] = tensors["pos_embed"].unsqueeze(0)
-    return tensors
-
-
-def _with_conv_bias(tensors: Tensors) -> Tensors:
-    """CLIP's patch embedding has no bias; a bias of zero is the same and lets one class serve all."""
-    if "patch_embed.proj.weight" in tensors:
-        weight = tensors["patch_embed.proj.weight"]
-        tensors["patch_embed.proj.bias"] = torch.zeros(len(weight), dtype=weight.dtype)
-    return tensors
-
-
-def _compare(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], architecture: Architecture, file: Path) -> None:
+def _compare(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], architecture: Any, file: Path) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found == expected:
         return
-    wanted = _size(expected)
-    if _size(found) != wanted:
+    if isinstance(architecture, ViT) and vit_layouts.size(found) != vit_layouts.size(expected):
         raise AlignvisError(
-            f"{file} holds a vision transformer with {_size(found)}, and {wanted} was expected; "
-            "this is the file of another model"
+            f"{file} holds a vision transformer with {vit_layouts.size(found)}, and {vit_layouts.size(expected)} was "
+            "expected; this is the file of another model"
         )
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
@@ -204,13 +179,3 @@ def _compare(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], architec
 
 def _first(names: list[str]) -> str:
     return f" (the first is {names[0]!r})" if names else ""
-
-
-def _size(found: Mapping[str, tuple[int, ...]]) -> str:
-    """Patch, width, depth and output width as read off the shapes, in words."""
-    patch = found.get("patch_embed.proj.weight", ())
-    depth = len({name.split(".")[1] for name in found if name.startswith("blocks.")})
-    dim = found["proj"][-1] if len(found.get("proj", ())) == 2 else patch[0] if patch else "unknown"
-    return (
-        f"patch {patch[-1] if patch else 'unknown'}, width {patch[0] if patch else 'unknown'}, depth {depth}, dim {dim}"
-    )

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from alignvis.errors import AlignvisError
+from alignvis.images.keras_files import read_keras
 from alignvis.images.torch_files import read_archive, read_legacy
 
+HDF5 = b"\x89HDF\r\n\x1a\n"
 ARRAYS_BYTES = 2**28  # all arrays of one npz together; the largest transform of gLocal takes 4 MB
 HEADER_BYTES = 100 * 2**20  # the limit that safetensors itself sets
 NPY_STARTS = {b"\x93NUMPY\1\0": 10, b"\x93NUMPY\2\0": 12, b"\x93NUMPY\3\0": 12}  # bytes before the header
@@ -23,8 +25,8 @@ NPY_HEADER = re.compile(
     rb"\{'descr': '([<>|](?:[iu][1248]|f[248]))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,15}, ?)*\d{0,15})\), \}\s*"
 )
-OTHERS = {  # how files that are not weights begin
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file (Keras), which holds no PyTorch weights; give the PyTorch file",
+OTHERS = {  # how other files begin
+    HDF5: "an HDF5 file, such as Keras and MATLAB write",
     b"\x1f\x8b": "a gzip archive; unpack it and give the file of weights",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`, or fetch it again",
     b"\x93NUMPY": "a single numpy array, not weights by name; give the file of weights",
@@ -32,7 +34,8 @@ OTHERS = {  # how files that are not weights begin
 
 
 def read_tensors(path: Path) -> dict:
-    """Read the tensors in a file of weights: safetensors, torch zip, legacy torch or TorchScript, told by its content.
+    """Read the tensors in a file of weights, which its content tells: safetensors, torch zip, legacy torch, TorchScript
+    or Keras (HDF5).
 
     Returns:
         What the file holds: tensors by name, or nested plain containers of them. Tensors are on the CPU and of the
@@ -57,6 +60,8 @@ def read_tensors(path: Path) -> dict:
             ) from error
     if head.startswith(b"\x80"):
         return read_legacy(path)
+    if head.startswith(HDF5):
+        return read_keras(path)
     raise AlignvisError(f"{path} {_looks(head)}")
 
 

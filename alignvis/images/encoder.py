@@ -1,8 +1,11 @@
 """One image encoder, from its row in the catalogue and its files: the networks, what aligns them, and their inputs."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,6 @@ from alignvis.images.align import Affine, read_adapter, read_transform
 from alignvis.images.checkpoints import Tensors, convert, shapes
 from alignvis.images.lowlevel import LowLevel
 from alignvis.images.unpack import has_member
-from alignvis.images.vit import Architecture, ViT
 from alignvis.images.weights import Source, locate, read_tensors, sha256
 from alignvis.progress import Progress, silent
 
@@ -25,6 +27,21 @@ CONFIGS = {  # files of the Hugging Face hub, and what describes them
 }
 SECTIONS = ("model_cfg", "preprocess_cfg", "vision_config")  # the first two are OpenCLIP's, the last transformers'
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of R, G, B in [0, 1]
+
+
+class Architecture(Protocol):
+    """Everything that decides what a network computes, apart from its weights; each family has its own dataclass.
+
+    Attributes:
+        dim: length of the embedding.
+        depth: how many layers can be asked for.
+    """
+
+    dim: int
+    depth: int
+
+    def build(self) -> nn.Module:
+        """Make a network: (batch, 3, height, width), numbers of layers -> tensors by name, "embeddings" among them."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +91,37 @@ class Row:
     uncertain: str | None = None
 
     @property
+    def depth(self) -> int:
+        """How many layers can be asked for."""
+        return min((branch.architecture.depth for branch in self.branches), default=0)
+
+    @property
     def sources(self) -> tuple[Source, ...]:
         """The files to download."""
         networks = [branch.sources[0] for branch in self.branches if branch.sources]
         return (*networks, *(source for source in (self.adapter, self.transform) if source is not None))
+
+
+class Network(nn.Module):
+    """One network with the normalisation of its input; encoders may share it.
+
+    Attributes:
+        body: (batch, 3, height, width), layers -> tensors by name.
+    """
+
+    def __init__(self, body: nn.Module, statistics: Statistics | None) -> None:
+        super().__init__()
+        self.body = body
+        # (mean and std, 1, channels, 1, 1)
+        scale = None if statistics is None else torch.tensor(statistics).reshape(2, 1, 3, 1, 1)
+        self.register_buffer("scale", scale, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor, layers: Collection[int] = ()) -> dict[str, Tensor]:
+        if self.scale is None:
+            return {"embeddings": self.body(pixels)}
+        mean, std = self.scale
+        return self.body((pixels - mean) / std, layers)
 
 
 class ImageEncoder(nn.Module):
@@ -93,29 +137,57 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(
-        self, row: Row, networks: list[nn.Module], transform: Affine | None, provenance: list[dict[str, str]]
+        self, row: Row, networks: Sequence[Network], transform: Affine | None, provenance: list[dict[str, str]]
     ) -> None:
         super().__init__()
         self.row, self.geometry, self.provenance = row, row.geometry, provenance
         self.networks = nn.ModuleList(networks)
         self.transform = transform
-        statistics = torch.tensor([branch.statistics for branch in row.branches])
-        # (networks, mean and std, 1, channels, 1, 1)
-        self.register_buffer("statistics", statistics.reshape(-1, 2, 1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if not self.row.branches:
-            return self.networks[0](pixels)
-        parts = [
-            network((pixels - mean) / std) for network, (mean, std) in zip(self.networks, self.statistics, strict=True)
-        ]
-        embeddings = torch.cat(parts, dim=1)
-        return embeddings if self.transform is None else self.transform(embeddings)
+        return self.join([network(pixels) for network in self.networks])["embeddings"]
+
+    def join(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Put what its networks gave side by side, and map the embeddings where that is what aligns them.
+
+        Args:
+            parts: what each network gave, in their order.
+
+        Returns:
+            "embeddings" (batch, dim) and the layers that were asked for, which no map was fitted to.
+        """
+        joined = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+        if self.transform is not None:
+            joined["embeddings"] = self.transform(joined["embeddings"])
+        return joined
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What was made of files already, so that encoders which are built of the same ones share it.
+
+    Twins that differ by an affine map, and the networks of ensembles, are the same `Network` and need computing once;
+    twins that differ by a low-rank change share all the weights that it leaves alone.
+    """
+
+    made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What stands under a key; made if nothing does."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
 
 def build(
-    row: Row, folder: Path, *, given: Path | None = None, download: bool = True, progress: Progress = silent
+    row: Row,
+    folder: Path,
+    *,
+    given: Path | None = None,
+    download: bool = True,
+    shelf: Shelf | None = None,
+    progress: Progress = silent,
 ) -> ImageEncoder:
     """Make an encoder from its files, found or fetched as `weights.locate` does.
 
@@ -124,47 +196,59 @@ def build(
         given: a folder that holds its files, the official archive, or the file of its only network; what is not in
             the archive or the file is looked for as usual.
         download: whether the network may be used.
+        shelf: what other encoders were made of; nothing on it is changed.
 
     Raises:
         AlignvisError: when a file cannot be had, or is not what the row says it is.
     """
     folder, given = Path(folder), None if given is None else Path(given)
+    shelf = Shelf() if shelf is None else shelf
     if not row.branches:
-        return ImageEncoder(row, [LowLevel()], None, [])
+        return ImageEncoder(row, [Network(LowLevel(), None)], None, [])
 
     def find(source: Source) -> Path:
         return locate(source, folder, _given_for(source, row, given), download=download, progress=progress)
 
     files: list[Path] = []
-    weights: list[Tensors] = []
-    for branch in row.branches:
-        if branch.sources:
-            files.append(find(_choice(branch, given if given is not None and given.is_dir() else folder)))
-            check_config(files[-1], branch)
-            weights.append(convert(read_tensors(files[-1]), branch.architecture, files[-1]))
-        else:
-            weights.append(untrained(branch.architecture))
-    if row.adapter is not None:
-        adapter = find(row.adapter)
-        deltas = read_adapter(adapter, [branch.architecture for branch in row.branches])
+    adapter = None if row.adapter is None else find(row.adapter)
+    architectures = [branch.architecture for branch in row.branches]
+    changes = [{} for _ in row.branches] if adapter is None else read_adapter(adapter, architectures)
+    networks = []
+    for number, (branch, change) in enumerate(zip(row.branches, changes, strict=True)):
+        file = (
+            find(_choice(branch, given if given is not None and given.is_dir() else folder)) if branch.sources else None
+        )
+        if file is not None:
+            files.append(file)
+            check_config(file, branch)
+        tensors = shelf.once(("weights", branch.architecture, file), partial(_weights, branch.architecture, file))
+        changed = {name: tensors[name] + delta for name, delta in change.items()}
+        key = ("network", branch, file, adapter, number if change else None)
+        networks.append(shelf.once(key, partial(_network, branch, {**tensors, **changed})))
+    if adapter is not None:
         files += [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
-        for tensors, delta in zip(weights, deltas, strict=True):
-            tensors.update({name: tensors[name] + change for name, change in delta.items()})
     transform = None
     if row.transform is not None:
         files.append(find(row.transform))
         transform = read_transform(files[-1], row.dim, row.transform.sha256)
-    networks = [network(branch.architecture, tensors) for branch, tensors in zip(row.branches, weights, strict=True)]
-    provenance = [{"file": file.name, "sha256": sha256(file)} for file in files]
+    provenance = [{"file": file.name, "sha256": shelf.once(("sha256", file), partial(sha256, file))} for file in files]
     return ImageEncoder(row, networks, transform, provenance)
 
 
-def network(architecture: Architecture, tensors: Tensors) -> ViT:
+def _weights(architecture: Architecture, file: Path | None) -> Tensors:
+    return untrained(architecture) if file is None else convert(read_tensors(file), architecture, file)
+
+
+def _network(branch: Branch, tensors: Tensors) -> Network:
+    return Network(network(branch.architecture, tensors), branch.statistics)
+
+
+def network(architecture: Architecture, tensors: Tensors) -> nn.Module:
     """Make a network of weights that `convert` has checked; they are not copied."""
     with torch.device("meta"):  # so that no time goes into weights that are replaced at once
-        vit = ViT(architecture)
-    vit.load_state_dict(tensors, assign=True)
-    return vit
+        body = architecture.build()
+    body.load_state_dict(tensors, assign=True)
+    return body
 
 
 def untrained(architecture: Architecture, seed: int = 0) -> Tensors:
@@ -196,9 +280,8 @@ def check_config(file: Path, branch: Branch) -> None:
     if not all(isinstance(section, dict) for section in sections):
         raise AlignvisError(f"{beside} is not the configuration of a model; restore it, or remove it")
     model, preprocess, vision = sections
-    expected = {"activation": branch.architecture.activation} | dict(
-        zip(("mean", "std"), branch.statistics, strict=True)
-    )
+    expected = dict(zip(("mean", "std"), branch.statistics, strict=True))
+    expected["activation"] = getattr(branch.architecture, "activation", None)  # of a transformer alone
     if beside.name == "open_clip_config.json":
         said = {"activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
         said |= {name: preprocess[name] for name in ("mean", "std") if name in preprocess}
@@ -206,7 +289,7 @@ def check_config(file: Path, branch: Branch) -> None:
         activation = vision.get("hidden_act", config.get("hidden_act"))
         said = {} if activation is None else {"activation": activation}
     for what, value in said.items():
-        if (tuple(value) if isinstance(value, list) else value) != expected[what]:
+        if expected[what] is not None and (tuple(value) if isinstance(value, list) else value) != expected[what]:
             raise AlignvisError(
                 f"{beside} says {what} {value}, and {expected[what]} was expected; {file.name} is of another model"
             )

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from alignvis.errors import AlignvisError
+from alignvis.images.tf_resize import tf_bicubic
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Only these are tried, whatever a file is called: some of Pillow's other readers start programs (EPS: Ghostscript).
@@ -35,17 +36,23 @@ class Geometry:
         fit: "squash" gives both edges the length ``size``, whatever that does to proportions; "shortest" gives it to
             the shorter edge, and int(size * long / short) to the longer one.
         size: length in pixels after resizing.
-        resampling: Pillow's filter, antialiased by construction; `torch.nn.functional.interpolate` differs from it by
-            up to 4 grey levels even when it antialiases.
+        resampling: "bilinear" and "bicubic" are Pillow's filters, antialiased by construction;
+            `torch.nn.functional.interpolate` differs from them by up to 4 grey levels even when it antialiases.
+            "tf-bicubic" is TensorFlow's, which does not antialias; see `tf_resize.py`.
         crop: side in pixels of the square that is cut from the middle.
         rounding: what becomes of an odd margin: "half-even" is torchvision's rule, "floor" that of transformers.
     """
 
     fit: Literal["squash", "shortest"]
     size: int
-    resampling: Literal["bilinear", "bicubic"]
+    resampling: Literal["bilinear", "bicubic", "tf-bicubic"]
     crop: int
     rounding: Literal["half-even", "floor"]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels, which go from 0 to 255; as TensorFlow resizes they are not rounded, and overshoot both."""
+        return np.dtype(np.float32 if self.resampling == "tf-bicubic" else np.uint8)
 
 
 GEOMETRIES: dict[str, Geometry] = {
@@ -55,6 +62,11 @@ GEOMETRIES: dict[str, Geometry] = {
     "squash-bilinear-224": Geometry("squash", 224, "bilinear", 224, "floor"),  # facebook/dino-* in transformers
     "squash-bicubic-224": Geometry("squash", 224, "bicubic", 224, "floor"),  # DreamSim
     "shortest-bilinear-224": Geometry("shortest", 224, "bilinear", 224, "half-even"),  # gLocal's DINO and DINOv2
+    # gLocal's own default for DINO and DINOv2, and timm's for VGG16
+    "shortest-bilinear-256-crop-224": Geometry("shortest", 256, "bilinear", 224, "half-even"),
+    "shortest-bicubic-248-crop-224": Geometry("shortest", 248, "bicubic", 224, "half-even"),  # timm: ViT, LeViT
+    "shortest-bicubic-235-crop-224": Geometry("shortest", 235, "bicubic", 224, "half-even"),  # timm: ResNet, ConvNeXt
+    "squash-tf-bicubic-224": Geometry("squash", 224, "tf-bicubic", 224, "floor"),  # the harmonised encoders
     "lowlevel": Geometry("squash", 96, "bicubic", 96, "floor"),  # `lowlevel.py`
 }
 
@@ -68,30 +80,67 @@ def pictures(images: Path) -> list[str]:
     """
     if not images.is_dir():
         raise AlignvisError(f"{images} is {'a file' if images.exists() else 'missing'}; expected a folder of pictures")
-    found = []
-    seen: set[Path] = set()
-    for folder, below, files in os.walk(images, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in below:
-            if Path(folder).resolve().is_relative_to(Path(folder, name).resolve()):
-                raise AlignvisError(
-                    f"{Path(folder, name)} links to a folder above it, so the pictures never end; remove it"
-                )
-        real = Path(folder).resolve()
+    # Strings throughout, since with a Path for each file a million of them take six times as long.
+    top = os.fspath(images)
+    found: list[str] = []
+    seen: set[str] = set()
+    folders = [("", os.path.realpath(top))]  # below the images, ending in "/"; and where it really is
+    while folders:
+        below, real = folders.pop()
         if real in seen:
             raise AlignvisError(
-                f"{folder} is {real} once more, by way of a link, so its pictures would count twice; remove it"
+                f"{Path(top, below)} is {real} once more, by way of a link, so its pictures would count twice; "
+                "remove it"
             )
         seen.add(real)
-        chosen = (name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-        found += [Path(folder, name).relative_to(images).as_posix() for name in chosen]
+        for entry in _entries(os.path.join(top, below)):
+            if not _is_folder(entry):
+                if entry.name.lower().endswith(SUFFIXES):
+                    found.append(below + entry.name)
+                continue
+            # Only by way of a link can a folder be met again.
+            there = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+            if entry.is_symlink() and Path(real).is_relative_to(there):
+                raise AlignvisError(
+                    f"{Path(entry.path)} links to a folder above it, so the pictures never end; remove it"
+                )
+            folders.append((f"{below}{entry.name}/", there))
     try:
-        found.sort(key=lambda image: image.encode())
+        found.sort(key=str.encode)
     except UnicodeEncodeError as error:
         raise AlignvisError(f"{images} has a file name that is not UTF-8 ({error.object!r}); rename it") from error
     if not found:
         raise AlignvisError(f"{images} holds no picture ({', '.join(SUFFIXES)}); check the path")
     return found
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is not hidden in a folder; nothing if it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
+
+
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Say when a file last changed (ns since 1970) and its size (bytes); zeros if there is none.
+
+    Taken before reading, it is another whenever the content is another afterwards. The time of the file's entry counts
+    too, since the content's own can be set back.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
 
 
 def read(path: Path) -> bytes:
@@ -158,15 +207,17 @@ def decode(path: Path, data: bytes | None = None) -> Image.Image:
         raise AlignvisError(f"{path} is a broken picture ({error}); restore it or remove it") from error
 
 
-def apply(geometry: Geometry, picture: Image.Image) -> NDArray[np.uint8]:
+def apply(geometry: Geometry, picture: Image.Image) -> NDArray[Any]:
     """Resize and crop an RGB picture.
 
     Returns:
-        (crop, crop, 3) uint8: rows from the top, columns from the left, red first.
+        (crop, crop, 3) of the geometry's dtype: rows from the top, columns from the left, red first.
 
     Source: torchvision's Resize and CenterCrop on Pillow pictures (which OpenAI CLIP and DreamSim use), and the
         image processors of transformers; they differ in the rounding of the crop alone.
     """
+    if geometry.resampling == "tf-bicubic":
+        return tf_bicubic(np.asarray(picture), geometry.size)
     if geometry.fit == "squash":
         width = height = geometry.size
     else:
@@ -192,4 +243,5 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
         picture = Image.fromarray((grey >> 8).astype(np.uint8))
     # Pillow warns that it drops transparency, which is what is wanted here.
     picture.info.pop("transparency", None)
-    return picture.convert("RGB")
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

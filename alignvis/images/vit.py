@@ -1,5 +1,6 @@
 """The vision transformer: one class for CLIP, OpenCLIP, DINO, DINOv2, SynCLR and every DreamSim branch."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +26,9 @@ class Architecture:
         ln_pre: tokens are normalised before the first block (CLIP).
         layer_scale: each branch of a block is scaled channel by channel (DINOv2).
         output: what is taken of the class token: as it leaves the last block ("prenorm"), after the final
-            normalisation ("norm"), or that times the projection ("projected").
-        projection: channels of the projected output; only with "projected".
+            normalisation ("norm"), or that times the projection ("projected"); or the class token and the mean of the
+            others, one behind the other, as they leave the last block ("patches").
+        projection: columns of the stored projection, which only "projected" applies; None where there is none.
         resize: how the position table is fitted to another grid than its own: "offset" is Meta's rule (bicubic,
             scale factor (new + 0.1) / old), "size" that of transformers since 2025 (bicubic, to the size), "never"
             refuses other grids (CLIP).
@@ -41,14 +43,20 @@ class Architecture:
     eps: float = 1e-6
     ln_pre: bool = False
     layer_scale: bool = False
-    output: Literal["prenorm", "norm", "projected"] = "norm"
+    output: Literal["prenorm", "norm", "projected", "patches"] = "norm"
     projection: int | None = None
     resize: Literal["offset", "size", "never"] = "never"
 
     @property
     def dim(self) -> int:
         """Length of the embedding."""
-        return self.width if self.projection is None else self.projection
+        if self.output == "patches":
+            return 2 * self.width
+        return self.projection if self.output == "projected" else self.width
+
+    def build(self) -> "ViT":
+        """Make a network with weights of zero and one."""
+        return ViT(self)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -122,8 +130,6 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """A vision transformer whose parameters carry the names of DINO's official files.
 
-    (batch, 3, height, width) float32, already normalised -> (batch, dim).
-
     Source: Dosovitskiy et al. (2021), arXiv:2010.11929, with the differences that `Architecture` lists.
     """
 
@@ -138,19 +144,38 @@ class ViT(nn.Module):
         self.norm_pre = nn.LayerNorm(width, architecture.eps) if architecture.ln_pre else None
         self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.depth))
         self.norm = nn.LayerNorm(width, architecture.eps)
-        if architecture.output == "projected":
+        if architecture.projection is not None:
             self.proj = nn.Parameter(torch.zeros(width, architecture.projection))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, layers: Collection[int] = ()) -> dict[str, Tensor]:
+        """(batch, 3, height, width), already normalised, to the embedding and what the blocks asked for hold.
+
+        Args:
+            layers: numbers of blocks, from 1 to the depth.
+
+        Returns:
+            "embeddings" (batch, dim), and for each block ``k`` asked for, as it leaves the block and before the final
+            normalisation: "layer.k.class" (batch, width), the class token, and "layer.k.patches" (batch, width), the
+            mean of the others.
+        """
+        outputs = {}
         tokens = self.tokens(pixels)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        # Nothing reads the other tokens of the last block, so they are not computed.
-        token = self.blocks[-1](tokens, class_only=True)[:, 0]
-        if self.architecture.output == "prenorm":
-            return token
-        token = self.norm(token)
-        return token @ self.proj if self.architecture.output == "projected" else token
+        # Where nothing reads the other tokens of the last block, they are not computed.
+        all_tokens = self.architecture.output == "patches" or self.architecture.depth in layers
+        for number, block in enumerate(self.blocks, 1):
+            tokens = block(tokens, class_only=number == self.architecture.depth and not all_tokens)
+            if number in layers:
+                outputs[f"layer.{number}.class"], outputs[f"layer.{number}.patches"] = _pooled(tokens)
+        return {"embeddings": self._embedding(tokens), **outputs}
+
+    def _embedding(self, tokens: Tensor) -> Tensor:
+        output = self.architecture.output
+        if output == "patches":
+            return torch.cat(_pooled(tokens), dim=1)
+        token = tokens[:, 0]
+        if output != "prenorm":
+            token = self.norm(token)
+        return token @ self.proj if output == "projected" else token
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(batch, 3, height, width) -> what the first block reads, (batch, 1 + patches, width), class token first."""
@@ -182,3 +207,8 @@ class ViT(nn.Module):
         else:
             table = F.interpolate(table, size=(rows, columns), mode="bicubic")
         return torch.cat([first, table.flatten(2).transpose(1, 2)], dim=1).to(self.pos_embed.dtype)
+
+
+def _pooled(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The class token, and the mean of the others."""
+    return tokens[:, 0], tokens[:, 1:].mean(dim=1)

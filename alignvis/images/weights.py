@@ -12,7 +12,7 @@ from alignvis.images.download import fetch, sha256
 from alignvis.images.unpack import has_member, unpack
 from alignvis.progress import Progress, silent
 
-__all__ = ["Source", "locate", "read_arrays", "read_tensors", "sha256"]
+__all__ = ["Source", "found", "locate", "read_arrays", "read_tensors", "sha256"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Source:
         url: official address; None when it is not hosted and must be given.
         sha256: hex digest of what lies at ``url``, or the beginning of it that was published.
         member: for a zip archive at ``url``, what to take out: a file, or a folder ending in "/".
+        megabytes: what is downloaded from ``url``, about, as its tensors add up; None where that is not known.
         cached: places where other programs keep it: "torch:checkpoints/x.pth" (torch hub), "hf:org/repo/x.safetensors"
             (Hugging Face hub), "clip:ViT-B-32.pt" (OpenAI CLIP), "dreamsim:x.pth" (DreamSim).
     """
@@ -32,6 +33,7 @@ class Source:
     url: str | None
     sha256: str | None = None
     member: str | None = None
+    megabytes: int | None = None
     cached: tuple[str, ...] = ()
 
 
@@ -56,11 +58,11 @@ def locate(
     target = folder / source.file
     if given is not None:
         return _among_given(source, target, given, progress)
-    for place in (target, *_cached(source)):
-        if _fits(source, place):
-            return place
+    place = found(source, folder)
     arrives = target if source.member is None else target.parent / _archive_name(source)
-    if not arrives.is_file():
+    if place not in (None, arrives) or place == target:
+        return place
+    if place is None:
         what = source.file if source.member is None else f"{source.file} ({source.member} in {arrives.name})"
         if source.url is None:
             raise AlignvisError(f"{what} is not offered for download; ask its authors and put it in {target.parent}")
@@ -71,6 +73,20 @@ def locate(
             )
         fetch(source.url, arrives, source.sha256, progress)
     return target if source.member is None else unpack(arrives, source.member, target, progress)
+
+
+def found(source: Source, folder: Path) -> Path | None:
+    """Where a file of weights, or the archive that holds it, lies on this machine; None where it would be fetched.
+
+    Args:
+        folder: the ``weights/`` folder.
+    """
+    target = folder / source.file
+    for place in (target, *_cached(source)):
+        if _fits(source, place):
+            return place
+    archive = target.parent / _archive_name(source)
+    return archive if source.member is not None and archive.is_file() else None
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
