@@ -238,7 +238,7 @@ def _cost(box: Bbox, taken: Sequence[Bbox], lines: np.ndarray, inside: Bbox) -> 
     covered = sum(shared.width * shared.height for other in taken if (shared := Bbox.intersection(box, other)))
     outside = max(0, inside.x0 - box.x0) + max(0, box.x1 - inside.x1)
     outside += max(0, inside.y0 + 6 - box.y0) + max(0, box.y1 - inside.y1)
-    low, high = np.array([box.x0, box.y0]), np.array([box.x1, box.y1])
+    low, high = np.array([box.x0, box.y0]) - 4, np.array([box.x1, box.y1]) + 4  # the white around a name covers too
     crossed = int(((lines >= low) & (lines <= high)).all(axis=1).sum())
     return 20 * covered + 20 * outside + 2 * crossed
 
@@ -257,8 +257,8 @@ def _caption(
     subjects = [len(point["y"]["subjects"]) for point in shown]
     lines = [
         f"{len(shown)} encoders. Up: {brain}, {kind['brain']}, {PROTOCOLS.get(kind['protocol'], kind['protocol'])}, "
-        f"recipe {kind['recipe']}, {kind['n']} test responses of {kind['repetitions']} repetitions; mean over "
-        f"{_range(runs)} runs of {_range(subjects)} subjects each, 95 % interval over subjects, or over pictures where "
+        f"recipe {kind['recipe']}, {kind['n']} test responses of {kind['repetitions']} repetitions; runs an encoder: "
+        f"{_range(runs)}, subjects: {_range(subjects)}; mean, 95 % interval over subjects, or over pictures where "
         "there is one subject."
     ]
     if any(before["encoder"] == f"{after['encoder']}_noalign" for before, after in _twins(shown)):

@@ -1,4 +1,4 @@
-"""Pictures a second through CLIP ViT-B/32 (random weights): ours against transformers, in turn, on the same machine.
+"""Pictures a second through CLIP ViT-B/32 or L/14 (random weights): ours against transformers, in turn, same threads.
 
 Compute alone, batch by batch; and from JPEG files of 500 x 500 pixels, the size of THINGS, to embeddings: ours writes a
 table, transformers does what its documentation shows (processor, then model). The `lowlevel` encoder likewise.
@@ -24,6 +24,18 @@ from alignvis.images.catalogue import CATALOGUE, ImageEncoder, load  # noqa: E40
 from alignvis.images.encoder import build  # noqa: E402
 from alignvis.images.extract import extract  # noqa: E402
 from benchmarks.machine import machine, seconds  # noqa: E402
+
+MODELS = {  # what transformers calls it; the defaults are ViT-B
+    "B32": {"patch_size": 32, "projection_dim": 512},
+    "L14": {
+        "patch_size": 14,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "projection_dim": 768,
+    },
+}
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -57,13 +69,17 @@ def by_transformers(model: CLIPVisionModelWithProjection, paths: list[Path], bat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default="B32")
     parser.add_argument("--pictures", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
 
-    ours, lowlevel = without_files("CLIP_ViT-B32_noalign"), load("lowlevel", Path("weights"), download=False)
-    config = CLIPVisionConfig(patch_size=32, projection_dim=512)  # its other defaults are ViT-B
+    ours, lowlevel = (
+        without_files(f"CLIP_ViT-{options.model}_noalign"),
+        load("lowlevel", Path("weights"), download=False),
+    )
+    config = CLIPVisionConfig(**MODELS[options.model])
     theirs = CLIPVisionModelWithProjection._from_config(config, attn_implementation="sdpa").eval()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(options.batch, 3, 224, 224, generator=generator)
@@ -94,7 +110,8 @@ def main() -> None:
                         times[name].append(taken)
     rates = {name: round(works[name][0] / median(taken), 1) for name, taken in times.items()}
     print(json.dumps({
-        "benchmark": "extract", "n": options.runs, "pictures": options.pictures, "batch": options.batch,
+        "benchmark": "extract", "model": options.model, "n": options.runs,
+        "pictures": options.pictures, "batch": options.batch,
         "pictures_per_second_median": rates,
         "pictures_per_second_best": {name: round(works[name][0] / min(taken), 1) for name, taken in times.items()},
         "compute_ratio": round(rates["vit_compute_ours"] / rates["vit_compute_transformers"], 2),

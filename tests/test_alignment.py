@@ -294,12 +294,12 @@ def test_all_triplets_are_looked_at_once(monkeypatch, n, decimals):
 
 
 def test_blocks_change_nothing(monkeypatch):
+    assert alignment.BLOCK <= 255  # rows are counted in a byte
     a, b = matrix(150), matrix(150, seed=1)
     whole = same_odd_one(a, b)
     for block in (1, 63, 255):
         monkeypatch.setattr(alignment, "BLOCK", block)
         assert np.array_equal(same_odd_one(a, b), whole)
-    assert alignment.BLOCK <= 255  # rows are counted in a byte
 
 
 def test_more_agreements_than_a_byte_can_count():
@@ -319,6 +319,7 @@ def test_the_share_and_its_interval_by_hand():
     expected = [max(0, found["value"] - half), min(1, found["value"] + half)]
     assert found["interval"] == pytest.approx(expected, abs=1e-6)
     assert agreement(matrix(9), matrix(9, seed=1))["interval"] is None
+    assert agreement(matrix(10), matrix(10, seed=1))["interval"] is not None
 
 
 def noisy_pair(n: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

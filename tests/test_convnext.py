@@ -69,7 +69,7 @@ def test_equals_transformers(model, container, tmp_path):
 
 
 def test_as_many_parameters_as_published():
-    """28,589,128 with the classifier of 1,000 classes (timm's model card); Keras's and timm's files hold 182 tensors."""
+    """28,589,128 with the classifier of 1,000 classes (timm's model card); both kinds of file hold 182 tensors."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in ConvNeXt().build().parameters())
     assert parameters + 768 * 1000 + 1000 == 28_589_128

@@ -133,6 +133,23 @@ def test_one_concept_can_be_compared_with_nothing(tmp_path, shared_data):
     assert alignment_table([row]).splitlines()[2].split() == ["lowlevel", "1", *"-------"]
 
 
+def test_ties_are_as_each_protocol_has_them(tmp_path, shared_data):
+    """The first is as like the second, which people pair it with, as it is like the third."""
+    rows = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    path = write_features(tmp_path / "a.safetensors", rows, ["aardvark.jpg", "abacus.jpg", "accordion.jpg"])
+    (tmp_path / "one.txt").write_text("0 1 2\n")
+    (row,) = score_tables(tmp_path, [path], shared_data / "things", tmp_path / "one.txt")
+    assert row["people"]["cosine"]["value"] == 1.0 and row["people"]["dot"]["value"] == 0.0
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_choice_among_objects_takes_three(tmp_path, shared_data, count):
+    images = ["pizza.jpg", "beaver.jpg", "macadamia.jpg"][:count]
+    path = write_features(tmp_path / "a.safetensors", np.eye(3)[:count] + np.arange(3), images)
+    (row,) = score_tables(tmp_path, [path], shared_data / "things")
+    assert row["objects"]["n"] == count and (row["objects"]["choice"] is None) is (count == 2)
+
+
 def test_a_constant_embedding_is_like_nothing(tmp_path, shared_data):
     concepts = (shared_data / "things" / "unique_id.txt").read_text().split()[:60]
     path = write_features(tmp_path / "a.safetensors", np.ones((60, 3)), [f"{concept}.jpg" for concept in concepts])
@@ -240,7 +257,8 @@ def test_a_broken_run_hides_no_others(root, shared_data):
 def test_the_table_to_read(root, shared_data):
     write_run(root, "a", 0.2)
     write_run(root, "b", 0.4, features=ALIGNED)
-    write_run(root, "c", 0.9, encoder="linear")
+    write_run(root, "c", 0.9, encoder="resnet1d")
+    write_run(root, "e", 0.9, encoder="eegnet", features=ALIGNED)
     write_run(root, "d", None, subject=4)
     rows = score_tables(root, things=shared_data / "things")
     kind = common_kind(rows)
@@ -258,7 +276,7 @@ def test_the_table_to_read(root, shared_data):
         "chance 33.3%, ceiling 67.7%",
         "top-1: things-eeg2 through nice",
         "among 200 pictures",
-        "scores of 1 other kind",
+        "scores of 2 other kinds of runs",
         "1 run has no score yet: alignvis eval",
         "in-sample",
         "48 obj.: Spearman with people's similarity of 48 objects, of which 7 are",

@@ -10,10 +10,10 @@ from alignvis.recipe import LONGEST_NAME, LOWEST_RATE, RECIPES, Recipe, choose_r
 # for each entry a value that is allowed and is nobody's default
 OTHER = {
     "rate": 3e-4, "batch": 64, "epochs": 7, "schedule": "plateau", "warmup": 2.5, "decay": 0.0, "clip": 2.0,
-    "patience": 4, "loss": "softclip", "temperature": 0.1, "scale": "learned", "scale_rate": 0.01, "target": "layer.6.patches", "sides": "image",
-    "centre": False, "projector": 16, "head": False, "parity": True, "normalisation": "repetition-centred",
-    "repetitions": "pairs", "channels": "O1,Oz", "window": "0.05:0.6", "resample": 9, "smoothing": 5.0,
-    "validation": "concept", "share": 0.2,
+    "patience": 4, "loss": "softclip", "temperature": 0.1, "scale": "learned", "scale_rate": 0.01,
+    "target": "layer.6.patches", "sides": "image", "centre": False, "projector": 16, "head": False, "parity": True,
+    "normalisation": "repetition-centred", "repetitions": "pairs", "channels": "O1,Oz", "window": "0.05:0.6",
+    "resample": 9, "smoothing": 5.0, "validation": "concept", "share": 0.2,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Only what Keras itself writes is taken: groups and contiguous arrays of numbers.
 other files, arrays put together from others, filters, objects) is refused before it is followed.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,9 @@ from alignvis.errors import AlignvisError
 if TYPE_CHECKING:
     import h5py
 
-NAMES_BYTES = 2**17  # of one attribute with names; Keras splits them over several from half of this
-TEXT_BYTES = 2**26  # of an attribute with one text
-NAMES = 100_000
+TEXT_BYTES = 2**26  # of a configuration
+NAMES = 100_000  # of groups and tensors
+DEPTH = 16  # of groups in each other
 SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8)}  # bytes of the numbers that are read, by numpy's kind
 
 
@@ -33,8 +34,8 @@ def read_keras(path: Path) -> dict[str, Any]:
         path: a file that begins as HDF5 does.
 
     Returns:
-        Tensors by "layer/parameter"; of a whole model {"model_config": what it says of its layers, "model_weights":
-        the tensors}.
+        Tensors by "layer/parameter", where either may be a path; of a whole model {"model_config": what it says of its
+        layers, "model_weights": the tensors}.
 
     Raises:
         AlignvisError: when h5py is not installed, or the file is damaged or anything but weights of Keras 2.
@@ -48,17 +49,15 @@ def read_keras(path: Path) -> dict[str, Any]:
             f'{path} is a Keras file (HDF5), and h5py, which reads those, is missing; pip install "alignvis[hdf5]"'
         ) from error
     with _told(path), h5py.File(path, "r") as file:
-        if _has_names(file, "layer_names"):
+        if file.id.links.exists(b"model_weights"):
+            return {"model_config": _config(file), "model_weights": _weights(_child(file, "model_weights"), path)}
+        if "layer_names" in file.attrs or "layer_names0" in file.attrs:  # the second where there are many
             return _weights(file, path)
-        if not file.id.links.exists(b"model_weights"):
-            found = ", ".join(repr(name) for name, _ in zip(file, range(3), strict=False)) or "nothing"
-            raise AlignvisError(
-                f"{path} is an HDF5 file, but not one in which Keras 2 stored weights (it holds {found}); give the "
-                "published file, which ends in .h5"
-            )
-        weights = _weights(_child(file, "model_weights"), path)
-        config = json.loads(_strings(file, "model_config")[0]) if "model_config" in file.attrs else None
-        return {"model_config": config, "model_weights": weights}
+        found = ", ".join(repr(name) for name in itertools.islice(file, 3)) or "nothing"
+        raise AlignvisError(
+            f"{path} is an HDF5 file, but not one in which Keras 2 stored weights (it holds {found}); give the "
+            "published file, which ends in .h5"
+        )
 
 
 @contextmanager
@@ -75,39 +74,54 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _weights(group: "h5py.Group", path: Path) -> dict[str, Tensor]:
+    """All tensors below a group; the lists of names that Keras adds say nothing that the groups do not."""
     tensors: dict[str, Tensor] = {}
     size, claimed = path.stat().st_size, 0
-    for layer in _names(group, "layer_names"):
-        inside = _descend(group, layer)
-        for weight in _names(inside, "weight_names"):
-            dataset = _descend(inside, weight)
-            claimed += _claim(dataset, weight)
-            if claimed > size:
-                raise ValueError(f"its tensors up to {weight!r} claim {claimed} bytes, and it has {size}")
-            name = weight.removesuffix(":0")
-            name = name if "/" in name else f"{layer}/{name}"
-            if name in tensors:
-                raise ValueError(f"it has two tensors called {name!r}")
-            tensors[name] = _tensor(dataset)
+    for parts, dataset in _below(group):
+        claimed += _claim(dataset, "/".join(parts))
+        if claimed > size:
+            raise ValueError(f"its tensors claim {claimed} bytes and more, and it has {size}")
+        name = _name(parts)
+        if name in tensors:
+            raise ValueError(f"it has two tensors called {name!r}")
+        tensors[name] = _tensor(dataset)
     return tensors
+
+
+def _below(group: "h5py.Group") -> Iterator[tuple[list[str], "h5py.Dataset"]]:
+    """Every dataset below a group, with the names that lead to it."""
+    import h5py
+
+    waiting: list[tuple[list[str], h5py.Group]] = [([], group)]
+    met = itertools.count(1)
+    while waiting:
+        parts, inside = waiting.pop()
+        for name in inside:
+            if next(met) > NAMES or len(parts) > DEPTH:
+                raise ValueError("its groups contain each other without end")
+            child = _child(inside, name)
+            if isinstance(child, h5py.Group):
+                waiting.append(([*parts, name], child))
+            else:
+                yield [*parts, name], child
 
 
 def _child(group: "h5py.Group", name: str) -> "h5py.Group | h5py.Dataset":
     """What a name in a group stands for, if it is in this file."""
     import h5py
 
-    key = name.encode()
-    if name in ("", ".", "..") or not isinstance(group, h5py.Group) or not group.id.links.exists(key):
-        raise ValueError(f"it has no {name!r} in {group.name!r}")
-    if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"its {name!r} in {group.name!r} is a link that leads elsewhere")
     return group[name]
 
 
-def _descend(group: "h5py.Group", path: str) -> "h5py.Group | h5py.Dataset":
-    for part in path.split("/"):
-        group = _child(group, part)
-    return group
+def _name(parts: list[str]) -> str:
+    """ "layer/parameter"; in the file the names of a parameter begin with its layer's, and stand in its layer's group."""
+    for length in range(len(parts) // 2, 0, -1):
+        if parts[:length] == parts[length : 2 * length]:
+            parts = parts[length:]
+            break
+    return "/".join(parts).removesuffix(":0")
 
 
 def _claim(dataset: "h5py.Dataset", name: str) -> int:
@@ -133,35 +147,14 @@ def _tensor(dataset: "h5py.Dataset") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape))
 
 
-def _has_names(holder: "h5py.Group", name: str) -> bool:
-    return name in holder.attrs or f"{name}0" in holder.attrs
-
-
-def _names(holder: "h5py.Group", name: str) -> list[str]:
-    """A list of names; where it is long, Keras splits it over attributes ``name0``, ``name1`` and so on."""
-    if not _has_names(holder, name):
-        raise ValueError(f"{holder.name!r} does not say its {name}")
-    if name in holder.attrs:
-        return _strings(holder, name)
-    found: list[str] = []
-    for part in range(NAMES):
-        if f"{name}{part}" not in holder.attrs or len(found) > NAMES:
-            break
-        found += _strings(holder, f"{name}{part}")
-    return found
-
-
-def _strings(holder: "h5py.Group", name: str) -> list[str]:
-    """The strings of an attribute, of a fixed length or not; a list without any may be of any type."""
+def _config(file: "h5py.File") -> Any:
+    """What a whole model says of its layers; None if it does not."""
     import h5py
 
-    attribute = holder.attrs.get_id(name)
-    count, kind = prod(attribute.shape), attribute.get_type()
-    if count == 0:
-        return []
-    if kind.get_class() != h5py.h5t.STRING:
-        raise ValueError(f"its {name} in {holder.name!r} is not made of names")
-    if count * kind.get_size() > (NAMES_BYTES if count > 1 else TEXT_BYTES):
-        raise ValueError(f"its {name} in {holder.name!r} claims {count} texts of {kind.get_size()} bytes")
-    values = np.atleast_1d(np.asarray(holder.attrs[name], dtype=object)).ravel()
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    if "model_config" not in file.attrs:
+        return None
+    kind = file.attrs.get_id("model_config").get_type()
+    if kind.get_class() != h5py.h5t.STRING or kind.get_size() > TEXT_BYTES or file.attrs.get_id("model_config").shape:
+        raise ValueError("its model_config is not a text")
+    text = file.attrs["model_config"]
+    return json.loads(text if isinstance(text, str) else bytes(text))
