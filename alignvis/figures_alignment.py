@@ -272,6 +272,8 @@ def _caption(
             f"Across: {_range(concepts)} THINGS concepts; SPoSE is a model fitted to people's choices, not people; "
             "95 % bootstrap interval over concepts."
         )
+    if rows[0]["target"] != "embeddings":
+        lines.append(f"Of {rows[0]['target']}, not of the encoders' ends.")
     if any(point["in_sample"] for point in points):
         lines.append("gLocal was fitted to people's choices among these concepts: its place across is in-sample.")
     if bare:

@@ -49,6 +49,7 @@ def score_tables(
     things: Path | None = None,
     triplets: Path | None = None,
     *,
+    target: str = "embeddings",
     broken: Callable[[AlignvisError], None] = _raise,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
@@ -58,14 +59,15 @@ def score_tables(
         paths: features tables; none means all in ``root/features``.
         things: folder of the human data; none means ``root/things``. See `alignvis.human` for its files.
         triplets: a file of people's choices to use instead of the folder's.
+        target: what of the tables to take, as in `store.load_features`; only runs that learned it are read.
         broken: told of each table that cannot be scored and each run that cannot be read; by default the first one
             ends the call.
 
     Returns:
-        One row a table, for JSON: what the table is (``encoder``, ``aligned``, ``twin``, ``dim``, ``image_set``,
-        ``in_sample``: whether it was fitted to choices among these concepts, ``simulated``: whether its pictures, or a
-        brain read through it, are), the ``concepts`` that it shows and the
-        ``images`` of each (``min``, ``max``), and
+        One row a table, for JSON: what the table is (``encoder``, ``target``, ``aligned``, ``twin``, ``dim``,
+        ``image_set``, ``in_sample``: whether it was fitted to choices among these concepts, ``simulated``: whether its
+        pictures, or a brain read through it, are), the ``concepts`` that it shows and the ``images`` of each
+        (``min``, ``max``), and
 
         - ``people``: share of human triplets answered as people did, by ``cosine`` (ties for people's pair are right)
           and by ``dot`` of the standardised embeddings (ties are wrong);
@@ -86,11 +88,11 @@ def score_tables(
     if not tables:
         raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
     human = read_human(things if things is not None else root / "things", triplets)
-    runs = _runs(root, broken)
+    runs = [run for run in _runs(root, broken) if run["target"] == target]
     rows = []
     for done, path in enumerate(tables):
         try:
-            rows.append(_row(path, human, runs, _within(progress, done, len(tables))))
+            rows.append(_row(path, target, human, runs, _within(progress, done, len(tables))))
         except AlignvisError as error:
             broken(error)
     return rows
@@ -105,8 +107,8 @@ def _within(progress: Progress, done: int, total: int) -> Progress:
     return part
 
 
-def _row(path: Path, human: Human, runs: Sequence[dict[str, Any]], progress: Progress) -> dict[str, Any]:
-    table = store.load_features(path)
+def _row(path: Path, target: str, human: Human, runs: Sequence[dict[str, Any]], progress: Progress) -> dict[str, Any]:
+    table = store.load_features(path, target)
     document = table.document
     embedded = by_concept(table, human.concepts)
     mine = [run for run in runs if run["features"] == document["encoder"] and run["image_set"] == _image_set(path)]
@@ -116,6 +118,7 @@ def _row(path: Path, human: Human, runs: Sequence[dict[str, Any]], progress: Pro
         "table": str(path),
         "image_set": _image_set(path),
         "encoder": document["encoder"],
+        "target": target,
         "aligned": document["aligned"],
         "twin": document["twin"],
         "dim": table.embeddings.shape[1],
@@ -204,6 +207,7 @@ def _runs(root: Path, broken: Callable[[AlignvisError], None]) -> list[dict[str,
         try:
             record = read_record(run)
             about = {"features": record["features"], "simulated": record["simulated"]}
+            about |= {"target": record["recipe"].get("target", "embeddings")}
             about |= {"image_set": stated_path(run, record["inputs"]["features"]).parent.name}
             if (run / "scores.json").is_file():
                 score = read_scores(run, record)
@@ -320,6 +324,7 @@ def _number(value: float | None) -> str:
 
 def _notes(rows: Sequence[dict[str, Any]], kind: dict[str, Any] | None) -> list[str]:
     notes = ["*: aligned to human judgements. In brackets: 95 % intervals."]
+    notes += [f"of {row['target']}, not of the encoder's end" for row in rows[:1] if row["target"] != "embeddings"]
     files = sorted({row["people"]["file"] for row in rows if row["people"]})
     if files:
         notes.append(

@@ -32,6 +32,7 @@ def row(encoder: str, x: float, y: float | None, *, aligned: bool = False, twin:
     correlation = {"value": 2 * (x - 1 / 3), "interval": [2 * (x - 1 / 3) - 0.05, 2 * (x - 1 / 3) + 0.05]}
     return {
         "encoder": encoder,
+        "target": "embeddings",
         "image_set": "things-eeg2",
         "aligned": aligned,
         "twin": twin,

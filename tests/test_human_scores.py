@@ -12,6 +12,7 @@ from alignvis.errors import AlignvisError
 from alignvis.human_scores import HEAD, alignment_table, common_kind, retrieval_of, score_tables
 from alignvis.runs import TOP
 from alignvis.stats import wilson
+from alignvis.store import load_features, write_table
 from tests.tables import write_features
 
 PLAIN, ALIGNED = "gLocal_clip_vit-l-14_noalign", "gLocal_clip_vit-l-14"
@@ -51,7 +52,11 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
         score |= {f"top{k}": top1, f"top{k}_interval": [0.0, 1.0], f"top{k}_chance": k / 200}
     table = {"path": f"../../features/{image_set}/{features}.safetensors", "fingerprint": ""}
     record = {"version": 1, "shape": {"channels": 1, "times": 1, "dim": 1}, "recording": {}, "channels": ["Oz"]}
-    record |= {"recipe": {"name": "alignvis"}, "split": {"train": [], "validation": []}, "seconds": 1.0}
+    record |= {
+        "recipe": {"name": "alignvis", "target": changes.pop("target", "embeddings")},
+        "split": {"train": [], "validation": []},
+        "seconds": 1.0,
+    }
     record |= {"inputs": {"responses": [table], "features": table, "queries": table}}
     record |= {"history": [{"epoch": 0, "best": True, "held_out_top1": 0.5}]}
     folder = root / "runs" / name
@@ -302,6 +307,7 @@ def test_the_most_human_comes_first():
             "aligned": False,
             "simulated": False,
             "in_sample": False,
+            "target": "embeddings",
             "concepts": 5,
             "missing": [],
         }
@@ -318,3 +324,20 @@ def test_the_most_human_comes_first():
     ]
     names = [line.split()[0] for line in alignment_table(rows).splitlines()[2:8]]
     assert names == ["high", "low", "few", "zero", "negative", "none"]
+
+
+def test_a_tensor_beside_the_embeddings_is_scored_with_the_runs_that_learned_it(root, shared_data):
+    path = root / "features" / "things-eeg2" / f"{PLAIN}.safetensors"
+    table = load_features(path)
+    aligned = load_features(path.with_name(f"{ALIGNED}.safetensors"))
+    arrays = {"embeddings": np.array(table.embeddings), "layer.6.patches": np.array(aligned.embeddings)}
+    write_table(path, arrays, table.document)
+    write_run(root, "end", 0.2)
+    write_run(root, "inner", 0.4, target="layer.6.patches", recipe="alignvis+target-layer.6.patches")
+    for target, top1, rho in (("embeddings", 0.2, 0.39047), ("layer.6.patches", 0.4, 0.85275)):
+        (row,) = score_tables(root, [path], shared_data / "things", target=target)
+        assert row["target"] == target and [one["top1"] for one in row["retrieval"]] == [top1]
+        assert row["surrogate"]["cosine"]["value"] == pytest.approx(rho, abs=6e-6)
+        assert ("of layer.6.patches" in alignment_table([row])) == (target != "embeddings")
+    with pytest.raises(AlignvisError, match="holds no 'layer.9.class'"):
+        score_tables(root, [path], shared_data / "things", target="layer.9.class")

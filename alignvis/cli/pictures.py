@@ -114,6 +114,7 @@ def extract(
 @click.argument("features", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--things", type=FOLDER, help="Folder with the human data on THINGS.  [default: ROOT/things]")
 @click.option("--triplets", type=click.Path(path_type=Path), help="Choices of people to take instead of that folder's.")
+@click.option("--target", default="embeddings", show_default=True, help="Tensor to take, like layer.6.patches.")
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="To draw.  [default: ROOT/alignment.png]"
 )
@@ -124,6 +125,7 @@ def score(
     features: tuple[Path, ...],
     things: Path | None,
     triplets: Path | None,
+    target: str,
     picture: Path | None,
     overwrite: bool,
 ) -> None:
@@ -136,7 +138,8 @@ def score(
     from alignvis.human_scores import alignment_table, score_tables
 
     broken: list[AlignvisError] = []
-    rows = score_tables(screen.root, features, things, triplets, broken=broken.append, progress=screen.bar())
+    asked = {"target": target, "broken": broken.append, "progress": screen.bar()}
+    rows = score_tables(screen.root, features, things, triplets, **asked)
     if screen.as_json:
         for row in rows:
             screen.result(row, "")

@@ -99,6 +99,8 @@ def _below(group: "h5py.Group") -> Iterator[tuple[list[str], "h5py.Dataset"]]:
         for name in inside:
             if next(met) > NAMES or len(parts) > DEPTH:
                 raise ValueError("its groups contain each other without end")
+            if not isinstance(name, str):  # what is not UTF-8 comes as bytes
+                raise ValueError(f"it has something called {name!r}")
             child = _child(inside, name)
             if isinstance(child, h5py.Group):
                 waiting.append(([*parts, name], child))
@@ -116,7 +118,7 @@ def _child(group: "h5py.Group", name: str) -> "h5py.Group | h5py.Dataset":
 
 
 def _name(parts: list[str]) -> str:
-    """ "layer/parameter"; in the file the names of a parameter begin with its layer's, and stand in its layer's group."""
+    """Shorten to layer and parameter: a parameter's name begins with its layer's, and stands in its layer's group."""
     for length in range(len(parts) // 2, 0, -1):
         if parts[:length] == parts[length : 2 * length]:
             parts = parts[length:]
