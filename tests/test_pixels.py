@@ -514,3 +514,21 @@ def test_a_folder_that_is_reached_twice_is_refused(tmp_path):
         (tmp_path / "set" / name / "link").symlink_to(tmp_path / "set" / other)
     with pytest.raises(AlignvisError, match="once more, by way of a link"):
         pictures(tmp_path / "set")
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    for place in ("a/1.png", "b/2.png"):
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_bytes(b"")
+    scan = os.scandir
+
+    def closed(folder):
+        if str(folder).rstrip("/").endswith("b"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(
+        AlignvisError, match=r"b/? cannot be read \(Permission denied\), and its pictures would be missing"
+    ):
+        pictures(tmp_path)

@@ -71,8 +71,6 @@ def _layers(config: Any, file: Path) -> Iterator[tuple[str, str, dict[str, Any]]
         layer = waiting.pop()
         seen += 1
         settings = layer.get("config") if isinstance(layer, dict) else None
-        if isinstance(settings, list):  # a Sequential model of old
-            settings = {"layers": settings}
         if not isinstance(settings, dict) or seen > LAYERS:
             raise AlignvisError(f"{file} describes its model in a way that is not Keras's; download it again")
         yield str(layer.get("class_name")).rpartition(">")[2], str(settings.get("name")), settings

@@ -6,8 +6,9 @@ other files, arrays put together from others, filters, objects) is refused befor
 
 import itertools
 import json
+import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from alignvis.errors import AlignvisError
 if TYPE_CHECKING:
     import h5py
 
-TEXT_BYTES = 2**26  # of a configuration
+MODEL = b'{"class_name": "'  # how the configuration of a model begins, and that of some other things
+MODELS = 100  # that are looked at
+TEXT_BYTES = 2**22  # of a configuration; the longest known, LeViT's, has 180 kB
 NAMES = 100_000  # of groups and tensors
 DEPTH = 16  # of groups in each other
 SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8)}  # bytes of the numbers that are read, by numpy's kind
@@ -50,7 +53,8 @@ def read_keras(path: Path) -> dict[str, Any]:
         ) from error
     with _told(path), h5py.File(path, "r") as file:
         if file.id.links.exists(b"model_weights"):
-            return {"model_config": _config(file), "model_weights": _weights(_child(file, "model_weights"), path)}
+            config = _config(path) if "model_config" in file.attrs else None
+            return {"model_config": config, "model_weights": _weights(_child(file, "model_weights"), path)}
         if "layer_names" in file.attrs or "layer_names0" in file.attrs:  # the second where there are many
             return _weights(file, path)
         found = ", ".join(repr(name) for name in itertools.islice(file, 3)) or "nothing"
@@ -149,14 +153,21 @@ def _tensor(dataset: "h5py.Dataset") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape))
 
 
-def _config(file: "h5py.File") -> Any:
-    """What a whole model says of its layers; None if it does not."""
-    import h5py
+def _config(path: Path) -> Any:
+    """What a whole model says of its layers.
 
-    if "model_config" not in file.attrs:
-        return None
-    kind = file.attrs.get_id("model_config").get_type()
-    if kind.get_class() != h5py.h5t.STRING or kind.get_size() > TEXT_BYTES or file.attrs.get_id("model_config").shape:
-        raise ValueError("its model_config is not a text")
-    text = file.attrs["model_config"]
-    return json.loads(text if isinstance(text, str) else bytes(text))
+    It is an attribute of variable length, which is one piece of text in the file. HDF5's own reader would set aside
+    whatever length a damaged file claims (up to 4 GB), and on some never comes to an end, so it is looked up here.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = -1
+        for _ in range(MODELS):
+            start = content.find(MODEL, start + 1)
+            if start < 0:
+                break
+            text = content[start : start + TEXT_BYTES].decode("utf-8", "replace")
+            with suppress(json.JSONDecodeError):
+                config, _ = json.JSONDecoder().raw_decode(text)
+                if isinstance(config.get("config"), dict) and "layers" in config["config"]:
+                    return config
+    raise ValueError("its model_config cannot be read")

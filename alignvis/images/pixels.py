@@ -75,8 +75,8 @@ def pictures(images: Path) -> list[str]:
     """List the ids of all pictures below a folder, in the order of their bytes, without hidden files and folders.
 
     Raises:
-        AlignvisError: when the folder is missing or holds no picture, when a link leads back into a folder above it, or
-            a name is not UTF-8.
+        AlignvisError: when the folder is missing or holds no picture, when one in it cannot be read, when a link leads
+            back into a folder above it, or a name is not UTF-8.
     """
     if not images.is_dir():
         raise AlignvisError(f"{images} is {'a file' if images.exists() else 'missing'}; expected a folder of pictures")
@@ -115,12 +115,15 @@ def pictures(images: Path) -> list[str]:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is not hidden in a folder; nothing if it may not be read."""
+    """What is not hidden in a folder."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError:
-        return []
+    except OSError as error:
+        raise AlignvisError(
+            f"{folder} cannot be read ({error.strerror}), and its pictures would be missing; make it readable or move "
+            "it away"
+        ) from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
