@@ -204,6 +204,18 @@ def test_a_table_of_positions_of_another_size_is_refused(hf):
         convert(as_dino(hf["dino"]), replace(DINO, grid=7), FILE)
 
 
+def test_queries_keys_and_values_that_do_not_belong_together_are_refused(hf):
+    part = "encoder.layer.1.attention.attention.key.weight"
+    for shape in [(192, 7), (192,), (7, 192)]:
+        with pytest.raises(AlignvisError, match="lacks 1 of .*'blocks.1.attn.qkv.weight'. and has 3 that were not"):
+            convert(hf["dino"] | {part: torch.zeros(shape)}, DINO, FILE)
+
+
+def test_a_projection_of_three_axes_is_refused(hf):
+    with pytest.raises(AlignvisError, match="was expected"):
+        convert(hf["clip"] | {"visual_projection.weight": torch.zeros(2, 3, 4)}, CLIP, FILE)
+
+
 def test_a_transposed_projection_is_refused(hf):
     stored = as_openai(hf["clip"])
     stored["visual.proj"] = stored["visual.proj"].T
