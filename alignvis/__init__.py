@@ -17,6 +17,7 @@ _PUBLIC = {
     "RECIPES": ("alignvis.recipe", "RECIPES"),
     "train": ("alignvis.train_runs", "train_run"),
     "evaluate": ("alignvis.scoring", "evaluate_run"),
+    "score": ("alignvis.human_scores", "score_tables"),
     "load_features": ("alignvis.store", "load_features"),
     "load_responses": ("alignvis.store", "load_responses"),
 }

@@ -1,5 +1,6 @@
 """What is here, is it whole, does it fit together."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,13 @@ def _is_shelf(path: Path) -> bool:
 
 
 def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
-    kind = store.read_document(path)["table"]
+    kind = store.read_document(path).get("table")
     if kind == "responses":
         return _responses(path, shown)
     if kind == "features":
         return _features(path, shown)
+    if kind != "similarity":
+        raise AlignvisError(f"{path} calls itself a {kind!r} table; tables are features, responses or similarity")
     return {"table": kind}, f"a {kind} table"
 
 
@@ -96,11 +99,26 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
         "dim": dim,
         "identical": identical,
         "beside": beside,
+        **{key: table.document.get(key) for key in ("precision", "skipped")},
     }
     text = f"features of {about['encoder']}: {rows} images x {dim}"
     text += f", {identical} of them the same as another" if identical else ""
-    text += f"; beside them {', '.join(beside)}" if beside else ""
+    text += f"; beside them {_shortened(beside)}" if beside else ""
+    text += ", in bfloat16" if table.document.get("precision") == "bf16" else ""
+    skipped = table.document.get("skipped")
+    text += f", {len(skipped)} broken pictures left out" if isinstance(skipped, list) and skipped else ""
     return about | {"fits": fits}, text + (f"; fits {', '.join(fits)}" if fits else "")
+
+
+def _shortened(beside: Sequence[str]) -> str:
+    """Names like "layer.1.class" and "blur.3.layer.1.class", by what they are of."""
+    layers = {match[1]: match for name in beside if (match := re.search(r"layer\.(\d+)", name))}
+    parts = sorted({match[1] for name in beside if (match := re.search(r"layer\.\d+\.(\w+)", name))})
+    blurs = list(dict.fromkeys(match[1] for name in beside if (match := re.match(r"blur\.([\d.]*\d)", name))))
+    others = [name for name in beside if not name.startswith(("layer.", "blur."))]
+    kinds = f" ({', '.join(parts)})" if parts else ""
+    words = [f"layers {', '.join(sorted(layers, key=int))}{kinds}"] if layers else []
+    return "; ".join([*words, *([f"blurs of {', '.join(blurs)} pixels"] if blurs else []), *others])
 
 
 def _run(path: Path) -> Row:
@@ -108,7 +126,17 @@ def _run(path: Path) -> Row:
     load_decoder(path, record)
     scored = (path / "scores.json").is_file()
     about = {"table": "run", "encoder": record["encoder"], "features": record["features"], "scored": scored}
-    text = f"a run of {record['encoder']} on {record['features']}, subject {record['subject']}, seed {record['seed']}"
+    target = record["recipe"].get("target", "embeddings")
+    about |= {
+        "target": target,
+        "recipe": record["recipe"]["name"],
+        "subject": record["subject"],
+        "seed": record["seed"],
+    }
+    of = f"{target} of " if target != "embeddings" else ""
+    text = (
+        f"a run of {record['encoder']} on {of}{record['features']}, subject {record['subject']}, seed {record['seed']}"
+    )
     changed = [str(table) for table in changed_inputs(path, record)]
     text += ", scored" if scored else "; not scored yet: alignvis eval"
     return about | {"changed": changed}, text + (

@@ -130,8 +130,9 @@ def _frame(
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     axes.tick_params(labelsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
-    if kind["simulated"] or any(point["simulated"] for point in points):
-        axes.set_title("SIMULATED data", fontsize=FONT + 4, color=PLAIN, weight="bold")
+    pretended = ["pictures"] * any(point["simulated"] for point in points) + ["brain"] * kind["simulated"]
+    if pretended:
+        axes.set_title(f"SIMULATED {' and '.join(pretended)}", fontsize=FONT + 4, color=PLAIN, weight="bold")
 
 
 def _mark(axes: Axes, point: dict[str, Any]) -> None:
@@ -256,7 +257,8 @@ def _caption(
     runs = [point["y"]["runs"] for point in shown]
     subjects = [len(point["y"]["subjects"]) for point in shown]
     lines = [
-        f"{len(shown)} encoders. Up: {brain}, {kind['brain']}, {PROTOCOLS.get(kind['protocol'], kind['protocol'])}, "
+        f"{len(shown)} encoder{'s' * (len(shown) > 1)}. Up: {brain}, {kind['brain']}, "
+        f"{PROTOCOLS.get(kind['protocol'], kind['protocol'])}, "
         f"recipe {kind['recipe']}, {kind['n']} test responses of {kind['repetitions']} repetitions; runs an encoder: "
         f"{_range(runs)}, subjects: {_range(subjects)}; mean, 95 % interval over subjects, or over pictures where "
         "there is one subject."

@@ -28,11 +28,14 @@ def find_responses(root: Path, subject: int, dataset: str | None = None) -> list
     return found
 
 
-def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) -> list[Path]:
+def find_features(
+    root: Path, responses: Responses, wanted: Sequence[str] = (), target: str = "embeddings"
+) -> list[Path]:
     """Find the features tables that have every image of a recording, by image id.
 
     Args:
-        wanted: image encoders; none means every table that fits.
+        wanted: image encoders; none means every table that fits and holds the target.
+        target: what of the tables is to be learned.
 
     Raises:
         AlignvisError: when a wanted encoder has no table that fits, or nothing fits.
@@ -62,7 +65,10 @@ def find_features(root: Path, responses: Responses, wanted: Sequence[str] = ()) 
                 responses.path,
             )
         raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
-    return [path for path in fitting if not wanted or tables[path]["encoder"] in wanted]
+    if wanted:
+        return [path for path in fitting if tables[path]["encoder"] in wanted]
+    holding = [path for path in fitting if target in store.vectors(store.read_table(path, "features", {})[1])]
+    return holding or fitting[:1]  # whose error says what it holds
 
 
 def who_learns_from_whom(

@@ -73,7 +73,7 @@ def train_grid(
         fmri = first.train.shape[-1] == 1
         name, recipe = choose_recipe(recipe_name, changes, "leave-out" if leave_out else "fmri" if fmri else None)
         trained_on = list(teachers) if leave_out else []
-        for path in find_features(root, first, features):
+        for path in find_features(root, first, features, recipe.target):
             table = store.load_features(path)
             for brain, seed in product(dict.fromkeys(encoders or ("brain-mlp" if fmri else "nice",)), seeds):
                 kind = (brain, name, recipe)

@@ -66,7 +66,7 @@ def score_tables(
     Returns:
         One row a table, for JSON: what the table is (``encoder``, ``target``, ``aligned``, ``twin``, ``dim``,
         ``image_set``, ``in_sample``: whether it was fitted to choices among these concepts, ``simulated``: whether its
-        pictures, or a brain read through it, are), the ``concepts`` that it shows and the ``images`` of each
+        pictures are), the ``concepts`` that it shows and the ``images`` of each
         (``min``, ``max``), and
 
         - ``people``: share of human triplets answered as people did, by ``cosine`` (ties for people's pair are right)
@@ -75,8 +75,8 @@ def score_tables(
           probabilities that plain dot products give, Pearson and Spearman;
         - ``surrogate``: against SPoSE, a model fitted to people's choices: Spearman of the cosines with its
           ``cosine`` and ``dot`` similarities, and the share of all triplets with the same odd one (``agreement``);
-        - ``retrieval``: scores of runs that learned from this table, averaged over runs alike; ``unscored`` counts
-          the runs that have no score yet;
+        - ``retrieval``: scores of runs that learned this of the table, averaged over runs alike; ``unscored`` counts
+          the runs that have no score yet, ``other_targets`` names what other runs learned of it;
         - ``missing``: a sentence for each file of human data that is not there.
 
         What cannot be computed is none.
@@ -84,11 +84,9 @@ def score_tables(
     Raises:
         AlignvisError: when there is no table, or as `alignvis.human.read_human` does.
     """
-    tables = list(paths) or sorted((root / "features").glob("*/*.safetensors"))
-    if not tables:
-        raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
+    tables = list(paths) or _all_tables(root, target)
     human = read_human(things if things is not None else root / "things", triplets)
-    runs = [run for run in _runs(root, broken) if run["target"] == target]
+    runs = _runs(root, broken)
     rows = []
     for done, path in enumerate(tables):
         try:
@@ -96,6 +94,17 @@ def score_tables(
         except AlignvisError as error:
             broken(error)
     return rows
+
+
+def _all_tables(root: Path, target: str) -> list[Path]:
+    """Those that hold what is asked for."""
+    tables = sorted((root / "features").glob("*/*.safetensors"))
+    if not tables:
+        raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
+    if target == "embeddings":
+        return tables
+    holding = [path for path in tables if target in store.vectors(store.read_table(path, "features", {})[1])]
+    return holding or tables[:1]  # whose error says what it holds
 
 
 def _within(progress: Progress, done: int, total: int) -> Progress:
@@ -111,7 +120,8 @@ def _row(path: Path, target: str, human: Human, runs: Sequence[dict[str, Any]], 
     table = store.load_features(path, target)
     document = table.document
     embedded = by_concept(table, human.concepts)
-    mine = [run for run in runs if run["features"] == document["encoder"] and run["image_set"] == _image_set(path)]
+    same = [run for run in runs if run["features"] == document["encoder"] and run["image_set"] == _image_set(path)]
+    mine = [run for run in same if run["target"] == target]
     scored = [run for run in mine if "top1" in run]
     cosines = alignment.cosine(embedded.embeddings)
     return {
@@ -123,7 +133,7 @@ def _row(path: Path, target: str, human: Human, runs: Sequence[dict[str, Any]], 
         "twin": document["twin"],
         "dim": table.embeddings.shape[1],
         "in_sample": document["encoder"].startswith(IN_SAMPLE) and document["aligned"],
-        "simulated": bool(document.get("simulated", False)) or any(run["simulated"] for run in scored),
+        "simulated": bool(document.get("simulated", False)),
         "concepts": len(embedded.rows),
         "images": {"min": int(embedded.images.min()), "max": int(embedded.images.max())},
         "people": _people(human, embedded.rows, embedded.embeddings, cosines),
@@ -131,6 +141,7 @@ def _row(path: Path, target: str, human: Human, runs: Sequence[dict[str, Any]], 
         "surrogate": _surrogate(human, embedded.rows, cosines, progress),
         "retrieval": _retrieval(scored),
         "unscored": len(mine) - len(scored),
+        "other_targets": sorted({run["target"] for run in same} - {target}),
         "missing": human.missing,
     }
 
@@ -329,7 +340,8 @@ def _notes(rows: Sequence[dict[str, Any]], kind: dict[str, Any] | None) -> list[
     if files:
         notes.append(
             f"people: human odd-one-out choices ({', '.join(files)}) answered alike by cosine, of those whose three "
-            f"concepts are in the table; chance {alignment.CHANCE:.1%}, ceiling {alignment.CEILING:.1%}"
+            f"concepts are in the table; chance {alignment.CHANCE:.1%}, noise ceiling (Brain-Score) "
+            f"{alignment.CEILING:.1%}"
         )
     if any(row["objects"] for row in rows):
         counts = sorted({row["objects"]["n"] for row in rows if row["objects"]})
@@ -356,7 +368,8 @@ def _notes(rows: Sequence[dict[str, Any]], kind: dict[str, Any] | None) -> list[
         notes.append(f"{unscored} run{'s have' if unscored > 1 else ' has'} no score yet: alignvis eval")
     if any(row["images"]["max"] > 1 for row in rows):
         low, high = min(row["images"]["min"] for row in rows), max(row["images"]["max"] for row in rows)
-        notes.append(f"embeddings are means over {low} to {high} images of a concept")
+        span = f"{low}" if low == high else f"{low} to {high}"
+        notes.append(f"embeddings are means over {span} images of a concept")
     if any(row["in_sample"] for row in rows):
         notes.append("gLocal was fitted to people's choices among these concepts: its scores are in-sample")
     return notes + [sentence for sentence in dict.fromkeys(line for row in rows for line in row["missing"])]

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alignvis.encoders import ENCODERS
-from alignvis.images.catalogue import CATALOGUE, LICENCES
+from alignvis.images.catalogue import CATALOGUE, DEFAULT, LICENCES
 from alignvis.images.weights import found
 from alignvis.recipe import RECIPES
 
@@ -43,6 +43,7 @@ def image_encoders(weights: Path) -> list[Row]:
         sizes = {source.url: source.megabytes for source in missing}  # an archive is fetched once for all in it
         about |= {
             "sources": [source.url for source in row.sources],
+            "files": [str(weights / source.file) for source in row.sources],
             "here": not missing,
             "download_megabytes": None if None in sizes.values() else sum(sizes.values()),
             "notes": [note for note in (row.warning, row.uncertain) if note],
@@ -51,7 +52,8 @@ def image_encoders(weights: Path) -> list[Row]:
         family = row.family
         text = f"  {row.id:{width}} {row.dim:5}  {'aligned' if row.aligned else '-':7}  {_weights(about)}"
         hosts = ", ".join(dict.fromkeys(urlsplit(url).netloc for url in about["sources"]))
-        below = [f"twin {row.twin}"] if row.twin else []
+        below = ["taken by default"] if row.id in DEFAULT else []
+        below += [f"twin {row.twin}"] if row.twin else []
         below += [f"from {hosts}"] if hosts else []
         below += [f"{row.depth} layers"] if row.depth else []
         below += [] if row.licence in LICENCES.values() or not row.sources else [f"licence {row.licence}"]

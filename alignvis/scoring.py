@@ -97,7 +97,7 @@ def _evaluate(run: Path, where: torch.device, progress: Progress) -> dict[str, A
         "trained_on",
     )
     scores: dict[str, Any] = {key: record[key] for key in (*copied, "weights_sha256")}
-    scores |= {"recipe": record["recipe"]["name"], "validation": recipe.validation}
+    scores |= {"recipe": record["recipe"]["name"], "target": recipe.target, "validation": recipe.validation}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
     for k in TOP:
         share = top_k(places, k)

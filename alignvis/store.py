@@ -6,6 +6,7 @@ progress themselves: a row of a ``*.sha256`` tensor that is not zero says that w
 file is called ``<name>.partial`` until it is whole.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -168,11 +169,19 @@ def load_features(path: Path, tensor: str = "embeddings") -> Features:
     path = Path(path)
     document, arrays = read_table(path, "features", {"embeddings": ("F32", 2)})
     if tensor not in vectors(arrays):
+        names = vectors(arrays)
+        near = names if len(names) <= 6 else difflib.get_close_matches(tensor, names, n=4, cutoff=0.5) or names[:4]
+        more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
         raise AlignvisError(
-            f"{path} holds no {tensor!r} (it holds {', '.join(vectors(arrays))}); `alignvis extract` keeps more with "
-            "--layers and --blur"
+            f"{path} holds no {tensor!r} (it holds {', '.join(near)}{more}); `alignvis extract` keeps more with "
+            "--layers and --blur, and `alignvis check` lists what is there"
         )
     embeddings = arrays[tensor]
+    if tensor == "embeddings" and document.get("dim", embeddings.shape[1]) != embeddings.shape[1]:
+        raise AlignvisError(
+            f"{path} holds embeddings of {embeddings.shape[1]} numbers, and its header states dim {document['dim']}; "
+            "make it again"
+        )
     images = _ids(path, document, "images", len(embeddings))
     if 0 in embeddings.shape:
         raise AlignvisError(

@@ -38,7 +38,7 @@ def test_layers_and_blurs_from_the_command_line(root):
     _, arrays = store.read_table(table(root, "untrained_vit"), "features", {})
     assert len(store.vectors(arrays)) == 3 * (1 + 2 * 6)
     checked = run("--root", root, "check").stdout
-    assert "beside them blur.1.5, blur.1.5.layer.1.class" in checked
+    assert "beside them layers 1, 2, 3, 4, 5, 6 (class, patches); blurs of 1.5, 3 pixels" in checked
     kept = run("--root", root, "extract", "--encoder", "untrained_vit", "--layers", "2,4-5", "--json")
     assert json.loads(kept.stdout)["kept"]
 
@@ -78,7 +78,12 @@ def test_two_processes_make_what_one_makes_and_one_tells(root):
 
 def test_an_encoder_that_is_no_controlled_twin_says_so(root, tmp_path):
     text = sentence("--root", root, "extract", "--encoder", "harmonization_levit", "--offline")
-    assert "levit_small_harmonized.h5 is neither in" in text and "serrelab/prj_harmonization" in text
+    place = root / "weights" / "harmonization" / "levit_small_harmonized.h5"
+    assert f"serrelab/prj_harmonization/models/levit_small_harmonized.h5 to {place}" in text
+    asked = ("--encoder", "gLocal_clip_vit-l-14", "--encoder", "dreamsim_synclr_vitb16", "--offline")
+    text = sentence("--root", root, "extract", *asked)  # all that is missing at once, an archive once
+    assert text.startswith("Error: 3 files are neither in") and text.count("https://") == 3
+    assert f"to {root / 'weights/dreamsim/dreamsim_synclr_vitb16_checkpoint.zip'}" in text
     listed = run("--root", root, "list").stdout
     assert "harmonization_levit differs from it in training, resize and normalisation too" in " ".join(listed.split())
 
@@ -102,7 +107,7 @@ def scored(tmp_path, shared_data) -> Path:
 def test_score_says_how_human_a_table_is(scored):
     result = run("--root", scored, "score")
     assert "spose" in result.stdout and "SURROGATE" in result.stdout and "chance 33.3%" in result.stdout
-    assert "nothing was drawn" in result.stderr and "next: alignvis" in result.stderr
+    assert "no run that learned embeddings of these tables has a score yet, so nothing was drawn" in result.stderr
     row = json.loads(run("--root", scored, "score", scored / "features/tiny/spose.safetensors", "--json").stdout)
     assert row["concepts"] == 600 and row["people"]["n"] > 30 and row["surrogate"]["cosine"]["value"] > 0.999
 

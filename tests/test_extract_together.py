@@ -130,6 +130,19 @@ def test_all_killed_and_called_again_by_one_process(images, alone, tmp_path):
     assert embedded(*logs, tmp_path / "log") <= PICTURES + 2 * 8
 
 
+@pytest.mark.parametrize("later", [0.0, 0.5, 1.5])
+def test_the_same_command_started_twice_by_hand_is_shared(images, alone, tmp_path, later):
+    """Both are the first of their own; whoever comes last to the joining finds it done."""
+    logs = [tmp_path / f"log-{number}" for number in range(2)]
+    processes = []
+    for log in logs:
+        processes.append(one_of(0, 1, images, tmp_path / "out", 0.1, log))
+        time.sleep(later)
+    assert [process.wait(120) for process in processes] == [0, 0], [log.read_text() for log in logs]
+    assert contents(tmp_path / "out") == alone
+    assert all("told of 2 tables" in log.read_text() for log in logs)
+
+
 def test_a_broken_picture_is_told_by_the_first_process_alone(images, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()

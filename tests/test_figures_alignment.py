@@ -139,11 +139,11 @@ def test_simulated_data_say_so():
     rows = pairs(1)
     assert "SIMULATED" not in words(_figure(rows))
     rows[1]["simulated"] = True
-    assert "SIMULATED data" in words(_figure(rows))
+    assert "SIMULATED pictures" in words(_figure(rows))
     rows = pairs(1)
     for each in rows:
         each["retrieval"][0]["simulated"] = True
-    assert "SIMULATED data" in words(_figure(rows)) and "(SIMULATED brain)" in words(_figure(rows))
+    assert "SIMULATED brain" in words(_figure(rows)) and "(SIMULATED brain)" in words(_figure(rows))
 
 
 def test_chance_is_drawn_on_both_sides():

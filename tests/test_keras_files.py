@@ -198,6 +198,19 @@ def test_empty_groups_that_contain_themselves_many_times_come_to_an_end(tmp_path
     assert "contain each other without end" in sentence(tmp_path / "x.h5")
 
 
+def test_groups_that_many_ways_lead_to_come_to_an_end(tmp_path):
+    """Ten levels of ten names each, in a small file without a circle: 10,000,000,000 ways."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.attrs["layer_names"] = ["0"]
+        group = file
+        for _ in range(10):
+            inner = group.create_group("0")
+            for number in range(1, 10):
+                group[str(number)] = inner
+            group = inner
+    assert "contain each other without end" in sentence(tmp_path / "x.h5")
+
+
 def test_a_tensor_made_of_others_is_refused(whole, tmp_path):
     layout = h5py.VirtualLayout(shape=(2, 3), dtype="f4")
     layout[:] = h5py.VirtualSource(outside(tmp_path), "kernel:0", shape=(2, 3))

@@ -196,6 +196,7 @@ def test_clips_resnet_50_has_the_published_number_of_entries():
     assert sum(name.startswith("visual.") for name in stored) == 339
     assert len(shapes(ClipResNet())) == 339 - 55
     assert (ClipResNet().dim, ClipResNet().depth, ClipResNet().eps) == (1024, 4, 1e-5)
+    assert ClipResNet().heads == 32  # of 64 channels each, which no shape shows
     assert shapes(ClipResNet())["attnpool.positional_embedding"] == (50, 2048)
 
 

@@ -54,7 +54,7 @@ def test_what_a_table_does_not_hold_is_said_with_what_it_holds(root):
 
 def test_check_names_what_is_kept_beside_the_embeddings_and_reads_it(root, tmp_path):
     ((row, text),) = check_all(root, [root / "features/tiny/lowlevel.safetensors"])
-    assert row["beside"] == ["blur.3", INNER] and text.endswith("; beside them blur.3, layer.2.patches")
+    assert row["beside"] == ["blur.3", INNER] and text.endswith("; beside them layers 2 (patches); blurs of 3 pixels")
     table = store.load_features(root / "features/tiny/lowlevel.safetensors")
     broken = {"embeddings": np.array(table.embeddings), INNER: np.full((len(table.images), 2), np.nan, "f4")}
     store.write_table(tmp_path / "t.safetensors", broken, table.document)

@@ -82,6 +82,8 @@ def extract(
         raise AlignvisError(
             f"there are no pictures in {screen.root / 'images'}; put an image set there, or name one with --images"
         )
+    if offline and weights is None:
+        catalogue.require(ids, screen.root / "weights")
     where = {"given": weights, "download": not offline, "shelf": catalogue.Shelf(), "progress": screen.bar()}
     loaded = [catalogue.load(id, screen.root / "weights", **where) for id in ids]
     for encoder in loaded:
@@ -116,9 +118,10 @@ def extract(
 @click.option("--triplets", type=click.Path(path_type=Path), help="Choices of people to take instead of that folder's.")
 @click.option("--target", default="embeddings", show_default=True, help="Tensor to take, like layer.6.patches.")
 @click.option(
-    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="To draw.  [default: ROOT/alignment.png]"
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="New file to draw into.  [default: ROOT/alignment.png, or alignment-TARGET.png, drawn anew each time]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a picture that is there.")
 @click.pass_obj
 def score(
     screen: Screen,
@@ -127,13 +130,14 @@ def score(
     triplets: Path | None,
     target: str,
     picture: Path | None,
-    overwrite: bool,
 ) -> None:
     """Say how human embeddings are: FEATURES tables against what people judged alike.
 
     Without FEATURES: all tables in ROOT. Beside each stands what was decoded through it in the runs found in ROOT, and
     a picture shows one against the other.
     """
+    if picture is not None and picture.exists():
+        raise AlignvisError(f"{picture} is there already; name a new file, or move it away")
     from alignvis.figures_alignment import draw_alignment
     from alignvis.human_scores import alignment_table, score_tables
 
@@ -145,15 +149,15 @@ def score(
             screen.result(row, "")
     elif rows:
         click.echo(alignment_table(rows))
-    picture = picture or screen.root / "alignment.png"
-    if rows and not any(row["retrieval"] for row in rows):
-        screen.say("no run that learned from these tables has a score yet, so nothing was drawn")
-        screen.following("train --subject 1")
-    elif rows and picture.exists() and not overwrite:
-        screen.say(f"kept {picture}; --overwrite draws it again")
+    others = sorted({other for row in rows for other in row["other_targets"]})
+    if any(row["retrieval"] for row in rows):
+        name = "alignment.png" if target == "embeddings" else f"alignment-{target}.png"
+        draw_alignment(rows, picture or screen.root / name)
+        screen.say(f"drew {picture or screen.root / name}")
     elif rows:
-        draw_alignment(rows, picture)
-        screen.say(f"drew {picture}")
+        screen.say(f"no run that learned {target} of these tables has a score yet, so nothing was drawn")
+    if others:
+        screen.say(f"other runs learned {', '.join(others)} of them: alignvis score --target {others[0]}")
     for error in broken[1:]:
         screen.say(f"note: {error}")
     if broken:

@@ -1,9 +1,9 @@
 """Every image encoder that is known here, one frozen row each, and `load`, which makes one of them."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from alignvis.errors import AlignvisError
 from alignvis.images import sources
@@ -15,7 +15,7 @@ from alignvis.images.resnet import ClipResNet, ResNet
 from alignvis.images.resnet_v2 import ResNetV2
 from alignvis.images.vgg import VGG
 from alignvis.images.vit import Architecture
-from alignvis.images.weights import Source
+from alignvis.images.weights import Source, found
 from alignvis.progress import Progress, silent
 
 __all__ = ["CATALOGUE", "ImageEncoder", "Row", "Shelf", "load"]
@@ -306,6 +306,39 @@ CATALOGUE: dict[str, Row] = {row.id: row for row in _rows()}
 DEFAULT = ("dreamsim_synclr_vitb16", "dreamsim_synclr_vitb16_noalign")  # the published best, and its unaligned twin
 
 
+def known(id: str) -> Row:
+    """The row of an encoder.
+
+    Raises:
+        AlignvisError: when no encoder has this id.
+    """
+    if id not in CATALOGUE:
+        lower = {known.lower(): known for known in CATALOGUE}
+        near = [lower[name] for name in difflib.get_close_matches(id.lower(), lower, n=3)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "`alignvis list` shows them all"
+        raise AlignvisError(f"no image encoder is called {id!r}; {hint}")
+    return CATALOGUE[id]
+
+
+def require(ids: Sequence[str], folder: Path) -> None:
+    """Make sure that all files of some encoders are on this machine, so that none is asked for one by one.
+
+    Raises:
+        AlignvisError: when some are not; the sentence says where each comes from and where it goes.
+    """
+    sources = dict.fromkeys(source for id in ids for source in known(id).sources if found(source, folder) is None)
+    wanted = {}
+    for source in sources:  # an archive goes beside what is taken out of it, as it is
+        place = folder / source.file
+        wanted[source.url] = place if source.member is None else place.parent / PurePosixPath(source.url).name
+    if wanted:
+        each = "; ".join(f"{url} to {path}" for url, path in wanted.items())
+        raise AlignvisError(
+            f"{len(wanted)} file{'s are' if len(wanted) > 1 else ' is'} neither in {folder} nor in the cache of "
+            f"another program, and downloading is switched off; fetch {each}"
+        )
+
+
 def load(
     id: str,
     folder: Path,
@@ -326,9 +359,4 @@ def load(
     Raises:
         AlignvisError: when no encoder has this id, or its files cannot be had or are not what they should be.
     """
-    if id not in CATALOGUE:
-        lower = {known.lower(): known for known in CATALOGUE}
-        near = [lower[name] for name in difflib.get_close_matches(id.lower(), lower, n=3)]
-        hint = f"did you mean {' or '.join(near)}?" if near else "`alignvis list` shows them all"
-        raise AlignvisError(f"no image encoder is called {id!r}; {hint}")
-    return build(CATALOGUE[id], Path(folder), given=given, download=download, shelf=shelf, progress=progress)
+    return build(known(id), Path(folder), given=given, download=download, shelf=shelf, progress=progress)

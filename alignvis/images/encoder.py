@@ -14,6 +14,7 @@ from alignvis.errors import AlignvisError
 from alignvis.files import read_json
 from alignvis.images.align import Affine, read_adapter, read_transform
 from alignvis.images.checkpoints import Tensors, convert, shapes
+from alignvis.images.keras_files import require_h5py
 from alignvis.images.lowlevel import LowLevel
 from alignvis.images.unpack import has_member
 from alignvis.images.weights import Source, locate, read_tensors, sha256
@@ -207,6 +208,8 @@ def build(
         return ImageEncoder(row, [Network(LowLevel(), None)], None, [])
 
     def find(source: Source) -> Path:
+        if source.file.endswith(".h5"):
+            require_h5py(source.file)  # before it is fetched
         return locate(source, folder, _given_for(source, row, given), download=download, progress=progress)
 
     files: list[Path] = []

@@ -20,7 +20,7 @@ from alignvis.images.embed import PRECISIONS, Fetch, Pass, Pictures, agreement, 
 from alignvis.images.encoder import ImageEncoder
 from alignvis.images.making import Making, choose_layers, is_there, plan
 from alignvis.images.parts import Part, claim, compare, cut, merge
-from alignvis.images.pixels import pictures
+from alignvis.images.pixels import pictures, stamp
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.store import read_document, read_table
@@ -70,9 +70,9 @@ def extract(
         progress: counts pictures.
 
     Returns:
-        For every encoder, in the order given: "encoder", "table" (path), "images", "dim" and "tensors" (its size),
-        "kept" (it was there), "skipped" (ids of pictures left out), "bf16_cosine" (smallest of a sample, or None).
-        Nothing in processes other than the first, which waits for them and joins the parts.
+        For every encoder, in the order given: "encoder", "table" (path), "images" and "dim" (its size), "layers",
+        "blur", "kept" (it was there), "skipped" (ids of pictures left out), "bf16_cosine" (smallest of a sample, or
+        None). Nothing in processes other than the first, which waits for them and joins the parts.
 
     Raises:
         AlignvisError: when there are no pictures, or one is broken (what is done stays and is continued), when a table
@@ -82,6 +82,8 @@ def extract(
     images, out = Path(images), Path(out)
     ids = pictures(images)
     where = choose_device(device)
+    if not encoders or not all(isinstance(encoder, ImageEncoder) for encoder in encoders):
+        raise AlignvisError("extract takes a list of encoders, which alignvis.load_encoder makes of an id")
     names = [encoder.row.id for encoder in encoders]
     if len(set(names)) < len(names) or batch < 1 or (workers or 1) < 1 or precision not in PRECISIONS:
         raise AlignvisError(
@@ -131,10 +133,15 @@ def _merge_all(work: "_Work", more: Sequence[dict[str, Any]]) -> None:
     """Join the parts of every table, of those too that come after one that could not be written."""
     failed = []
     for making, about in zip(work.makings, more, strict=True):
-        try:
-            merge(making, work.cuts, about)
-        except AlignvisError as error:
-            failed.append(error)
+        while not work.is_made(making):
+            try:
+                merge(making, work.cuts, about)
+            except Busy:
+                time.sleep(WAIT)
+            except AlignvisError as error:
+                if not work.is_made(making):  # by another process, which then removed the parts
+                    failed.append(error)
+                break
     if failed:
         raise failed[0]
 
@@ -148,12 +155,14 @@ def _check_pictures(images: Path, path: Path, readers: ThreadPoolExecutor, progr
     ids, digests = document["images"], arrays["images.sha256"]
     stamps = arrays.get("images.stamp", np.zeros((len(ids), 2), np.int64))
     if digests.shape != (len(ids), 32) or stamps.shape != (len(ids), 2):
-        raise AlignvisError(f"{path} does not have one digest per picture; move it away, or ask to overwrite it")
+        raise AlignvisError(
+            f"{path} does not have one digest per picture; move it away, or replace it with --overwrite"
+        )
     changed = np.flatnonzero(compare(images, ids, digests, stamps, readers, progress)[0])
     if len(changed):
         raise AlignvisError(
             f"{len(changed)} pictures of {images} are not what they were when {path} was made (the first is "
-            f"{ids[changed[0]]!r}); restore them, or ask to overwrite the table"
+            f"{ids[changed[0]]!r}); restore them, or replace the table with --overwrite"
         )
 
 
@@ -202,12 +211,17 @@ class _Work:
     ) -> None:
         self.images, self.makings, self.batch, self.skip_bad, self.readers = images, makings, batch, skip_bad, readers
         self.ids = makings[0].images
+        self.before = {making.path: stamp(making.path) for making in makings}
         self.cuts = cut(len(self.ids), batch)
         # Processes begin in different places, so that they rarely want the same.
         start = len(self.cuts) * rank() // processes()
         self.open = self.cuts[start:] + self.cuts[:start]
         self.taken: list[Part] = []
         self.done = 0  # pictures
+
+    def is_made(self, making: Making) -> bool:
+        """Whether a table was made, by whichever process, since this one began."""
+        return making.path.exists() and stamp(making.path) != self.before[making.path]
 
     def jobs(self) -> Iterator[_Job]:
         """Take parts and give out their batches; what others have in hand stays open."""
@@ -236,6 +250,8 @@ class _Work:
         parts: dict[int, Part] = {}
         complete = True
         for place, making in enumerate(self.makings):
+            if self.is_made(making):
+                continue
             try:
                 part = claim(making, rows, self.images, self.readers)
             except Busy:
@@ -243,7 +259,9 @@ class _Work:
                 if not parts:  # whoever has the first will take the others too
                     break
                 continue
-            if part is not None:
+            if part is not None and self.is_made(making):  # between the two looks
+                part.drop()
+            elif part is not None:
                 parts[place] = part
                 self.taken.append(part)
         return parts, complete

@@ -76,8 +76,6 @@ def _layers(config: Any, file: Path) -> Iterator[tuple[str, str, dict[str, Any]]
         yield str(layer.get("class_name")).rpartition(">")[2], str(settings.get("name")), settings
         inner = settings.get("layers", [])
         waiting += inner if isinstance(inner, list) else []
-        if isinstance(settings.get("layer"), dict):  # a wrapper around one layer
-            waiting.append(settings["layer"])
 
 
 def _same(said: Any, expected: Any) -> bool:

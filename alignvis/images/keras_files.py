@@ -45,12 +45,9 @@ def read_keras(path: Path) -> dict[str, Any]:
 
     Source: `save_weights` and `save` of Keras 2 (``keras/src/saving/legacy/hdf5_format.py``).
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise AlignvisError(
-            f'{path} is a Keras file (HDF5), and h5py, which reads those, is missing; pip install "alignvis[hdf5]"'
-        ) from error
+    require_h5py(path)
+    import h5py
+
     with _told(path), h5py.File(path, "r") as file:
         if file.id.links.exists(b"model_weights"):
             config = _config(path) if "model_config" in file.attrs else None
@@ -62,6 +59,16 @@ def read_keras(path: Path) -> dict[str, Any]:
             f"{path} is an HDF5 file, but not one in which Keras 2 stored weights (it holds {found}); give the "
             "published file, which ends in .h5"
         )
+
+
+def require_h5py(path: Path | str) -> None:
+    """Say so when what reads HDF5 is not installed."""
+    try:
+        import h5py  # noqa: F401
+    except ImportError as error:
+        raise AlignvisError(
+            f'{path} is a Keras file (HDF5), and h5py, which reads those, is missing; pip install "alignvis[hdf5]"'
+        ) from error
 
 
 @contextmanager

@@ -115,8 +115,8 @@ def is_there(making: Making, skip_bad: bool) -> bool:
     differ = [key for key, value in making.document.items() if not _as_asked(key, found.get(key), value)]
     if differ:
         raise AlignvisError(
-            f"{making.path} is a table of another making (it differs in: {', '.join(differ)}); move it away, or ask to "
-            "overwrite it"
+            f"{making.path} is a table of another making (it differs in: {', '.join(differ)}); move it away, or "
+            "replace it with --overwrite"
         )
     return True
 

@@ -83,9 +83,13 @@ class Part:
         if self.maps["images.sha256"].any():
             release(partial_name(self.path))
         else:
-            discard(self.path)
-            with suppress(OSError):  # where other parts lie in it
-                self.path.parent.rmdir()
+            self.drop()
+
+    def drop(self) -> None:
+        """Give back the room of a part that nobody needs."""
+        discard(self.path)
+        with suppress(OSError):  # where other parts lie in it
+            self.path.parent.rmdir()
 
     def _within(self, rows: slice) -> slice:
         return slice(rows.start - self.rows.start, rows.stop - self.rows.start)
@@ -193,7 +197,8 @@ def merge(making: Making, cuts: Sequence[slice], more: dict[str, Any]) -> None:
         more: what is to be added to the document.
 
     Raises:
-        AlignvisError: when no picture could be read, or the disk has no room.
+        files.Busy: when another process is joining them.
+        AlignvisError: when no picture could be read, the disk has no room, or another process has removed the parts.
     """
     good = [read_table(path_of(making, rows), "part", {})[1]["images.sha256"].any(axis=1) for rows in cuts]
     keep = np.concatenate(good)
@@ -204,15 +209,20 @@ def merge(making: Making, cuts: Sequence[slice], more: dict[str, Any]) -> None:
             "the folder"
         )
     kept, skipped = ([making.images[row] for row in np.flatnonzero(rows)] for rows in (keep, ~keep))
-    maps = begin(making.path, making.layout(len(kept)), {**making.document, **more, "images": kept, "skipped": skipped})
-    place = 0
-    for rows, whole in zip(cuts, good, strict=True):
-        _, part = read_table(path_of(making, rows), "part", {})
-        count = int(whole.sum())
-        for name, tensor in maps.items():
-            tensor[place : place + count] = part[name][whole]
-        place += count
-    for tensor in maps.values():
-        tensor.flush()
-    commit(making.path)
+    about = {**making.document, **more, "images": kept, "skipped": skipped}
+    maps = begin(making.path, making.layout(len(kept)), about)
+    try:
+        place = 0
+        for rows, whole in zip(cuts, good, strict=True):
+            _, part = read_table(path_of(making, rows), "part", {})
+            count = int(whole.sum())
+            for name, tensor in maps.items():
+                tensor[place : place + count] = part[name][whole]
+            place += count
+        for tensor in maps.values():
+            tensor.flush()
+        commit(making.path)
+    except BaseException:
+        discard(making.path)
+        raise
     shutil.rmtree(folder_of(making), ignore_errors=True)
