@@ -117,3 +117,13 @@ def test_score_refuses_with_a_sentence(scored, root):
     assert "there is no file" in sentence("--root", scored, "score", scored / "gone.safetensors")
     (scored / "things").unlink()
     assert "unique_id.txt" in sentence("--root", scored, "score")
+
+
+def test_a_list_can_be_cut_to_what_one_looks_for(root):
+    ids = [
+        json.loads(line)["id"]
+        for line in run("--root", root, "list", "encoders", "SYNCLR", "--json").stdout.splitlines()
+    ]
+    assert ids == ["SynCLR_ViT-B16_noalign", "dreamsim_synclr_vitb16", "dreamsim_synclr_vitb16_noalign"]
+    assert "taken by default" in run("--root", root, "list", "encoders", "synclr").stdout
+    assert run("--root", root, "list", "recipes", "fmri").stdout.count("as alignvis, but") == 2

@@ -26,14 +26,20 @@ def demo(screen: Screen, fast: bool, out: Path | None) -> None:
 
 @click.command(name="list")
 @click.argument("what", type=click.Choice(["encoders", "brain-encoders", "recipes"]), default="encoders")
+@click.argument("word", default="")
 @click.pass_obj
-def list_(screen: Screen, what: str) -> None:
-    """List image encoders, brain encoders or recipes."""
+def list_(screen: Screen, what: str, word: str) -> None:
+    """List image encoders, brain encoders or recipes.
+
+    With WORD only those whose name has it. Of an image encoder: its id, the length of its embedding, whether people's
+    judgements went into it, and its weights; encoders that share a file need it once.
+    """
     from alignvis.listing import brain_encoders, image_encoders, recipes
 
     images = partial(image_encoders, screen.root / "weights")
     for row, text in {"encoders": images, "brain-encoders": brain_encoders, "recipes": recipes}[what]():
-        screen.result(row, text)
+        if word.lower() in row.get("id", row.get("name")).lower():
+            screen.result(row, text)
 
 
 @click.command()
