@@ -222,6 +222,11 @@ def _runs(root: Path, broken: Callable[[AlignvisError], None]) -> list[dict[str,
             about |= {"image_set": stated_path(run, record["inputs"]["features"]).parent.name}
             if (run / "scores.json").is_file():
                 score = read_scores(run, record)
+                if not 0 <= score["top1"] <= 1 or score["protocol"] not in PROTOCOLS:
+                    raise AlignvisError(
+                        f"the scores in {run} state a top-1 of {score['top1']} and the protocol {score['protocol']!r}, "
+                        "which cannot be; score it again with: alignvis eval --overwrite"
+                    )
                 about |= {key: score[key] for key in ("dataset", "recipe", "validation", "protocol", "n", "gallery")}
                 about |= {key: score[key] for key in ("repetitions", "subject", "seed", "top1", "top1_interval")}
                 about |= {"brain": score["encoder"], "chance": score["top1_chance"]}

@@ -51,7 +51,7 @@ def test_layers_and_blurs_from_the_command_line(root):
         (["--layers", "some"], 2, "'some' is not a number, a list like 1,3 or a range like 1-4"),
         (["--blur", "-1"], 2, "'-1' is not a list of numbers from 0 on, like 0,1,3,9"),
         (["--blur", "1;2"], 2, "is not a list of numbers"),
-        (["--blur", "5000"], 1, "each is a number from 0 to 1000"),
+        (["--blur", "5000"], 1, "each is 0 or from 0.1 to 1000"),
     ],
 )
 def test_wrong_layers_and_blurs_are_sentences(root, words, code, says):

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import resource
 import shutil
 import signal
@@ -101,7 +102,10 @@ def whole(pictures, tmp_path_factory) -> dict[str, bytes]:
 
 def contents(out: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    # without the name of a making's folder
+    names = [re.sub(r"\.parts/[0-9a-f]{12}/", ".parts/", path.relative_to(out).as_posix()) for path in files]
+    return {name: path.read_bytes() for name, path in zip(names, files, strict=True)}
 
 
 def watch(monkeypatch) -> list[tuple[Path, set[str]]]:
@@ -474,7 +478,7 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
         with pytest.raises(
             AlignvisError,
-            match=r"one.safetensors.parts/000000000 needs .* MB and could not be written \(File too large\)",
+            match=r"one.safetensors.parts/\w+/000000000 needs .* MB and could not be written \(File too large\)",
         ):
             run(pictures, three(), tmp_path / "small")
     finally:
@@ -490,7 +494,9 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
         allocate(*arguments)
 
     monkeypatch.setattr(os, "posix_fallocate", full_at_the_third)
-    with pytest.raises(AlignvisError, match=r"three.safetensors.parts/000000000 needs .* \(No space left on device\)"):
+    with pytest.raises(
+        AlignvisError, match=r"three.safetensors.parts/\w+/000000000 needs .* \(No space left on device\)"
+    ):
         run(pictures, three(), tmp_path / "full")
     assert contents(tmp_path / "full") == {}
 
@@ -504,7 +510,7 @@ def test_a_full_disk_does_not_cost_what_was_done(pictures, whole, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        with pytest.raises(AlignvisError, match="two.safetensors.parts/000000000 needs"):
+        with pytest.raises(AlignvisError, match=r"two.safetensors.parts/\w+/000000000 needs"):
             run(pictures, three(), tmp_path, batch=4)
     encoders = three()
     run(pictures, encoders, tmp_path, batch=4)
@@ -722,8 +728,8 @@ def test_layers_that_an_encoder_does_not_have_are_refused(pictures, tmp_path):
         run(pictures, [vit()], tmp_path, layers=[1, 4])
     with pytest.raises(AlignvisError, match="lowlevel has no layers, and layer 1 was asked for"):
         run(pictures, [load("lowlevel", tmp_path)], tmp_path, layers=[1])
-    for blur in ([-1.0], [float("nan")], [1e9]):
-        with pytest.raises(AlignvisError, match="each is a number from 0 to 1000"):
+    for blur in ([-1.0], [float("nan")], [1e9], [1e-200]):
+        with pytest.raises(AlignvisError, match="each is 0 or from 0.1 to 1000"):
             run(pictures, [vit()], tmp_path, blur=blur)
     assert contents(tmp_path) == {}
 
@@ -807,3 +813,60 @@ def test_several_processes_do_not_overwrite(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AlignvisError, match="several processes cannot tell what to overwrite"):
         run(pictures, three(), tmp_path, overwrite=True)
+
+
+# --- several calls at once -------------------------------------------------------------------------------------------
+
+
+def test_a_call_of_another_making_takes_nothing_from_one_in_progress(pictures, tmp_path, monkeypatch):
+    """Both fill parts of one table's name: their rows must never meet in one table."""
+    monkeypatch.setattr(parts, "PART", 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, three()[:1], tmp_path / "out", batch=4, progress=stop_after(1))
+    begun = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    run(pictures, three()[:1], tmp_path / "out", batch=4, precision="bf16")
+    assert begun <= set((tmp_path / "out").rglob("*"))
+    run(pictures, three()[:1], tmp_path / "bf16", batch=4, precision="bf16")
+    one, two = (store.load_features(tmp_path / name / "one.safetensors") for name in ("out", "bf16"))
+    assert np.array_equal(one.embeddings, two.embeddings) and one.document["precision"] == "bf16"
+    encoders = three()[:1]
+    run(pictures, encoders, tmp_path / "out", batch=4, overwrite=True)  # goes on where the first one stopped
+    assert encoders[0].sizes == [3] and store.read_document(tmp_path / "out/one.safetensors")["precision"] == "fp32"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.safetensors"]
+
+
+def test_a_table_of_another_making_that_comes_in_between_is_not_told_as_ones_own(pictures, tmp_path):
+    run(pictures, three()[:1], tmp_path / "other", batch=4, precision="bf16")
+
+    def meanwhile(done: int, total: int, text: str, note: str = "") -> None:
+        shutil.copy(tmp_path / "other/one.safetensors", tmp_path / "out/one.safetensors")
+
+    with pytest.raises(AlignvisError, match=r"another call has put a table of another making at .* \(.*precision"):
+        run(pictures, three()[:1], tmp_path / "out", batch=4, progress=meanwhile)
+
+
+def test_a_link_to_the_old_table_does_not_pass_for_a_new_one(pictures, tmp_path):
+    run(pictures, [vit()], tmp_path / "out", batch=4)
+
+    def backup(done: int, total: int, text: str, note: str = "") -> None:
+        if not (tmp_path / "backup").exists():
+            os.link(tmp_path / "out/vit.safetensors", tmp_path / "backup")
+
+    run(pictures, [vit()], tmp_path / "out", batch=4, layers=[1], overwrite=True, progress=backup)
+    assert store.read_document(tmp_path / "out/vit.safetensors")["layers"] == [1]
+
+
+def test_a_picture_that_was_left_out_on_demand_is_not_left_out_unasked(copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 4)
+    (copy / "a/cut.jpg").write_bytes(BROKEN["a/cut.jpg"](copy))
+    with pytest.raises(KeyboardInterrupt):
+        run(copy, three()[:1], tmp_path / "out", batch=4, skip_bad=True, progress=stop_after(1))
+    with pytest.raises(AlignvisError, match="a/cut.jpg"):
+        run(copy, three()[:1], tmp_path / "out", batch=4)
+    told = run(copy, three()[:1], tmp_path / "out", batch=4, skip_bad=True)
+    assert told[0]["skipped"] == ["a/cut.jpg"]
+
+
+def test_blurs_that_have_one_name_are_one(pictures, tmp_path):
+    (told,) = run(pictures, [vit()], tmp_path, blur=[1, 1.0000001, 2])
+    assert told["blur"] == [1.0, 2.0]

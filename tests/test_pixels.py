@@ -532,3 +532,14 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
         AlignvisError, match=r"b/? cannot be read \(Permission denied\), and its pictures would be missing"
     ):
         pictures(tmp_path)
+
+
+def test_memory_that_runs_out_does_not_make_a_picture_bad(tmp_path, monkeypatch):
+    Image.new("RGB", (20, 20)).save(tmp_path / "p.png")
+
+    def hungry(*words, **more):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", hungry)
+    with pytest.raises(MemoryError):
+        decode(tmp_path / "p.png")

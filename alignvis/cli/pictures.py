@@ -47,6 +47,7 @@ def _told(row: dict[str, Any]) -> str:
     help="Embed blurred pictures too: SDs of Gaussians in pixels of the encoder's input, like 0,1,3,9.",
 )
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that decode.  [default: one per core]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--skip-bad", is_flag=True, help="Leave broken pictures out and list them, instead of stopping.")
 @click.option("--overwrite", is_flag=True, help="Replace features tables that are there.")
@@ -61,6 +62,7 @@ def extract(
     layers: tuple[int, ...] | str,
     blur: tuple[float, ...],
     batch: int,
+    workers: int | None,
     precision: str,
     skip_bad: bool,
     overwrite: bool,
@@ -98,6 +100,7 @@ def extract(
             layers=layers,
             blur=blur,
             batch=batch,
+            workers=workers,
             device=device,
             precision=precision,
             skip_bad=skip_bad,

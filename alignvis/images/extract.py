@@ -19,14 +19,15 @@ from alignvis.images.ahead import Decoders, decode_ahead, decoders
 from alignvis.images.embed import PRECISIONS, Fetch, Pass, Pictures, agreement, inference, to_unit
 from alignvis.images.encoder import ImageEncoder
 from alignvis.images.making import Making, choose_layers, is_there, plan
-from alignvis.images.parts import Part, claim, compare, cut, merge
-from alignvis.images.pixels import pictures, stamp
+from alignvis.images.parts import Part, claim, compare, cut, folder_of, merge
+from alignvis.images.pixels import pictures
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.store import read_document, read_table
 
 CHECKPOINT = 2.0  # seconds of work that a killed process loses at most
 WAIT = 0.2  # seconds between two looks at what other processes have in hand
+MERGED = ("images", "skipped")  # of the document: known at the end alone
 SAMPLE = 32  # pictures on which bfloat16 is held against float32
 
 
@@ -90,15 +91,15 @@ def extract(
             f"asked for encoders {', '.join(names)}, batch {batch}, precision {precision!r} and {workers} workers; "
             "each encoder may be named once, batch and workers are at least 1, and precision is fp32 or bf16"
         )
-    if not all(0 <= sigma <= 1000 for sigma in blur):
-        raise AlignvisError(f"asked for blurs of {', '.join(map(str, blur))} pixels; each is a number from 0 to 1000")
+    if not all(sigma == 0 or 0.1 <= sigma <= 1000 for sigma in blur):
+        raise AlignvisError(f"asked for blurs of {', '.join(map(str, blur))} pixels; each is 0 or from 0.1 to 1000")
     if overwrite and processes() > 1:
         raise AlignvisError("several processes cannot tell what to overwrite; remove those tables, then extract again")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AlignvisError(f"{out} cannot hold tables ({error.strerror}); choose another folder") from error
-    sigmas = sorted({float(sigma) for sigma in blur} - {0.0})
+    sigmas = sorted({float(f"{sigma:g}") for sigma in blur} - {0.0})  # as many digits as their names have
     chosen = [choose_layers(encoder, layers) for encoder in encoders]
     about = {"sigmas": sigmas, "batch": batch, "device": where.type, "precision": precision}
     makings = [
@@ -169,12 +170,23 @@ def _check_pictures(images: Path, path: Path, readers: ThreadPoolExecutor, progr
 def _check_room(makings: Sequence[Making], out: Path) -> None:
     """A disk that cannot hold the tables is told of before the work, not after."""
     need = sum(4 * sum(making.sizes.values()) * len(making.images) for making in makings)
+    there = [file for making in makings for file in folder_of(making).glob("*")]
+    need = 2 * need - sum(file.stat().st_size for file in there)  # parts and table lie side by side for a moment
     free = shutil.disk_usage(out).free
     if need > free:
         raise AlignvisError(
             f"the tables need {need / 1e6:,.1f} MB and {out} has {free / 1e6:,.1f} MB free; free some room or choose "
             "another --root"
         )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What is another for every file that takes a name, whatever happens to links and rights; None for no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _result(path: Path, kept: bool) -> dict[str, Any]:
@@ -211,7 +223,7 @@ class _Work:
     ) -> None:
         self.images, self.makings, self.batch, self.skip_bad, self.readers = images, makings, batch, skip_bad, readers
         self.ids = makings[0].images
-        self.before = {making.path: stamp(making.path) for making in makings}
+        self.before = {making.path: _identity(making.path) for making in makings}
         self.cuts = cut(len(self.ids), batch)
         # Processes begin in different places, so that they rarely want the same.
         start = len(self.cuts) * rank() // processes()
@@ -220,8 +232,21 @@ class _Work:
         self.done = 0  # pictures
 
     def is_made(self, making: Making) -> bool:
-        """Whether a table was made, by whichever process, since this one began."""
-        return making.path.exists() and stamp(making.path) != self.before[making.path]
+        """Whether a table was made, by whichever process, since this one began.
+
+        Raises:
+            AlignvisError: when another call put a table of another making there.
+        """
+        if _identity(making.path) in (None, self.before[making.path]):
+            return False
+        found = read_document(making.path, "features")
+        differ = [key for key, value in making.document.items() if key not in MERGED and found.get(key) != value]
+        if differ:
+            raise AlignvisError(
+                f"another call has put a table of another making at {making.path} in the meantime (it differs in: "
+                f"{', '.join(differ)}); move it away, or replace it with --overwrite"
+            )
+        return True
 
     def jobs(self) -> Iterator[_Job]:
         """Take parts and give out their batches; what others have in hand stays open."""
@@ -253,7 +278,7 @@ class _Work:
             if self.is_made(making):
                 continue
             try:
-                part = claim(making, rows, self.images, self.readers)
+                part = claim(making, rows, self.images, self.readers, self.skip_bad)
             except Busy:
                 complete = False
                 if not parts:  # whoever has the first will take the others too

@@ -4,6 +4,7 @@ A part is a table of its own with the rows of some consecutive pictures, ``<tabl
 lock fills it; a part under its final name is whole. When all are, they become the table.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -88,8 +89,7 @@ class Part:
     def drop(self) -> None:
         """Give back the room of a part that nobody needs."""
         discard(self.path)
-        with suppress(OSError):  # where other parts lie in it
-            self.path.parent.rmdir()
+        _tidy(self.path.parent)
 
     def _within(self, rows: slice) -> slice:
         return slice(rows.start - self.rows.start, rows.stop - self.rows.start)
@@ -102,7 +102,10 @@ def cut(count: int, batch: int) -> list[slice]:
 
 
 def folder_of(making: Making) -> Path:
-    return making.path.with_name(f"{making.path.name}.parts")
+    """Where its parts lie; those of a table that is made otherwise, perhaps at this moment, lie elsewhere."""
+    said = {key: value for key, value in making.document.items() if key != "images"}
+    digest = sha256(json.dumps([said, making.sizes], sort_keys=True).encode()).hexdigest()[:12]
+    return making.path.with_name(f"{making.path.name}.parts") / digest
 
 
 def path_of(making: Making, rows: slice) -> Path:
@@ -110,10 +113,13 @@ def path_of(making: Making, rows: slice) -> Path:
     return folder_of(making) / f"{rows.start:09}"
 
 
-def claim(making: Making, rows: slice, images: Path, pool: ThreadPoolExecutor) -> Part | None:
+def claim(making: Making, rows: slice, images: Path, pool: ThreadPoolExecutor, skip_bad: bool = True) -> Part | None:
     """Take a part to work on; what an interrupted call left of it is continued.
 
     Rows whose pictures have changed since are made again.
+
+    Args:
+        skip_bad: whether a part is whole without the pictures that could not be read.
 
     Returns:
         None when the part is whole.
@@ -125,7 +131,7 @@ def claim(making: Making, rows: slice, images: Path, pool: ThreadPoolExecutor) -
     path = path_of(making, rows)
     document = {**making.document, "table": "part", "images": making.images[rows], "first": rows.start}
     if path.exists():
-        if _is_current(path, document, making, rows, images):
+        if _is_current(path, document, images, skip_bad):
             return None
         with suppress(FileNotFoundError):  # where another process sees the same at the same time
             os.replace(path, partial_name(path))
@@ -142,15 +148,17 @@ def claim(making: Making, rows: slice, images: Path, pool: ThreadPoolExecutor) -
     return Part(path, rows, maps)
 
 
-def _is_current(path: Path, document: dict[str, Any], making: Making, rows: slice, images: Path) -> bool:
-    """Whether a part that is whole is of this making, and its pictures are untouched since."""
+def _is_current(path: Path, document: dict[str, Any], images: Path, skip_bad: bool) -> bool:
+    """Whether a part that is whole is of this making, lacks no picture, and its pictures are untouched since."""
     try:
         if read_document(path, "part") != document:
             return False
         _, maps = read_table(path, "part", {"images.stamp": ("I64", 2), "images.sha256": ("U8", 2)})
     except AlignvisError:
         return False
-    return bool((maps["images.stamp"] == stamps_of(images, making.images[rows])).all())
+    if not skip_bad and not maps["images.sha256"].any(axis=1).all():
+        return False
+    return bool((maps["images.stamp"] == stamps_of(images, document["images"])).all())
 
 
 def stamps_of(images: Path, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -204,6 +212,7 @@ def merge(making: Making, cuts: Sequence[slice], more: dict[str, Any]) -> None:
     keep = np.concatenate(good)
     if not keep.any():
         shutil.rmtree(folder_of(making))
+        _tidy(folder_of(making))
         raise AlignvisError(
             f"none of the pictures of {making.document['image_set']} can be read, so there is nothing to embed; check "
             "the folder"
@@ -226,3 +235,11 @@ def merge(making: Making, cuts: Sequence[slice], more: dict[str, Any]) -> None:
         discard(making.path)
         raise
     shutil.rmtree(folder_of(making), ignore_errors=True)
+    _tidy(folder_of(making))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the folder of a making and the one around it, where nothing else lies in them."""
+    for empty in (folder, folder.parent):
+        with suppress(OSError):
+            empty.rmdir()

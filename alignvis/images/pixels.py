@@ -205,6 +205,8 @@ def decode(path: Path, data: bytes | None = None) -> Image.Image:
             f"{path} does not hold a picture, though its name says so (its content is none of {', '.join(FORMATS)}); "
             "restore it or remove it"
         ) from error
+    except MemoryError:  # says nothing about the picture
+        raise
     # Pillow's readers raise whatever the broken bytes lead to: OSError, SyntaxError, struct.error, KeyError, ...
     except Exception as error:
         raise AlignvisError(f"{path} is a broken picture ({error}); restore it or remove it") from error
