@@ -86,9 +86,10 @@ def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
 
 def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
     table = store.load_features(path)
-    beside = store.vectors(store.read_table(path, "features", {})[1])[1:]
+    _, arrays = store.read_table(path, "features", {})
+    beside = store.vectors(arrays)[1:]
     for name in beside:  # reads and checks every value
-        store.load_features(path, name)
+        store.check_finite(path, table.images, arrays[name])
     rows, dim = table.embeddings.shape
     identical = len(table.embeddings) - len(np.unique(table.embeddings, axis=0))
     fits = [str(other) for other, images in shown.items() if images <= set(table.images)]
@@ -112,7 +113,7 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
 
 def _shortened(beside: Sequence[str]) -> str:
     """Names like "layer.1.class" and "blur.3.layer.1.class", by what they are of."""
-    layers = {match[1]: match for name in beside if (match := re.search(r"layer\.(\d+)", name))}
+    layers = {match[1] for name in beside if (match := re.search(r"layer\.(\d+)", name))}
     parts = sorted({match[1] for name in beside if (match := re.search(r"layer\.\d+\.(\w+)", name))})
     blurs = list(dict.fromkeys(match[1] for name in beside if (match := re.match(r"blur\.([\d.]*\d)", name))))
     others = [name for name in beside if not name.startswith(("layer.", "blur."))]
@@ -126,7 +127,7 @@ def _run(path: Path) -> Row:
     load_decoder(path, record)
     scored = (path / "scores.json").is_file()
     about = {"table": "run", "encoder": record["encoder"], "features": record["features"], "scored": scored}
-    target = record["recipe"].get("target", "embeddings")
+    target = record["recipe"]["target"]  # as `load_decoder` has found it
     about |= {
         "target": target,
         "recipe": record["recipe"]["name"],

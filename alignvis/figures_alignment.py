@@ -258,7 +258,7 @@ def _caption(
     subjects = [len(point["y"]["subjects"]) for point in shown]
     lines = [
         f"{len(shown)} encoder{'s' * (len(shown) > 1)}. Up: {brain}, {kind['brain']}, "
-        f"{PROTOCOLS.get(kind['protocol'], kind['protocol'])}, "
+        f"{PROTOCOLS[kind['protocol']]}, "
         f"recipe {kind['recipe']}, {kind['n']} test responses of {kind['repetitions']} repetitions; runs an encoder: "
         f"{_range(runs)}, subjects: {_range(subjects)}; mean, 95 % interval over subjects, or over pictures where "
         "there is one subject."

@@ -67,8 +67,13 @@ def find_features(
         raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
     if wanted:
         return [path for path in fitting if tables[path]["encoder"] in wanted]
-    holding = [path for path in fitting if target in store.vectors(store.read_table(path, "features", {})[1])]
-    return holding or fitting[:1]  # whose error says what it holds
+    return holding(fitting, target)
+
+
+def holding(tables: Sequence[Path], target: str) -> list[Path]:
+    """Those features tables that hold a tensor; if none does, the first, whose error says what it holds."""
+    found = [path for path in tables if target in store.vectors(store.read_table(path, "features", {})[1])]
+    return found or list(tables[:1])
 
 
 def who_learns_from_whom(

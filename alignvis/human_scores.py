@@ -13,6 +13,7 @@ from scipy.stats import t
 
 from alignvis import alignment, store
 from alignvis.errors import AlignvisError
+from alignvis.finding import holding
 from alignvis.human import Human, by_concept, read_human
 from alignvis.progress import Progress, silent
 from alignvis.runs import all_runs, read_record, read_scores, stated_path
@@ -101,10 +102,7 @@ def _all_tables(root: Path, target: str) -> list[Path]:
     tables = sorted((root / "features").glob("*/*.safetensors"))
     if not tables:
         raise AlignvisError(f"there are no features in {root / 'features'}; make them with: alignvis extract")
-    if target == "embeddings":
-        return tables
-    holding = [path for path in tables if target in store.vectors(store.read_table(path, "features", {})[1])]
-    return holding or tables[:1]  # whose error says what it holds
+    return tables if target == "embeddings" else holding(tables, target)  # a damaged table is told by its row
 
 
 def _within(progress: Progress, done: int, total: int) -> Progress:

@@ -187,6 +187,12 @@ def load_features(path: Path, tensor: str = "embeddings") -> Features:
         raise AlignvisError(
             f"{path} holds embeddings of shape {embeddings.shape}, so there is nothing in it; extract it again"
         )
+    check_finite(path, images, embeddings)
+    return Features(path, document, images, embeddings)
+
+
+def check_finite(path: Path, images: Sequence[str], embeddings: NDArray[np.float32]) -> None:
+    """Raise an AlignvisError when an embedding of a table is not finite."""
     # A sum is finite only if every term is; it reads the table once and needs no second array.
     broken = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if len(broken):
@@ -194,7 +200,6 @@ def load_features(path: Path, tensor: str = "embeddings") -> Features:
             f"{path}: the embeddings of {len(broken)} of {len(images)} images are not finite (the first is "
             f"{images[broken[0]]!r}); extract them again"
         )
-    return Features(path, document, images, embeddings)
 
 
 def vectors(arrays: Mapping[str, NDArray]) -> list[str]:

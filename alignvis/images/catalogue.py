@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from alignvis.errors import AlignvisError
 from alignvis.images import sources
@@ -15,7 +15,7 @@ from alignvis.images.resnet import ClipResNet, ResNet
 from alignvis.images.resnet_v2 import ResNetV2
 from alignvis.images.vgg import VGG
 from alignvis.images.vit import Architecture
-from alignvis.images.weights import Source, found
+from alignvis.images.weights import Source, arrival, found
 from alignvis.progress import Progress, silent
 
 __all__ = ["CATALOGUE", "ImageEncoder", "Row", "Shelf", "load"]
@@ -327,10 +327,7 @@ def require(ids: Sequence[str], folder: Path) -> None:
         AlignvisError: when some are not; the sentence says where each comes from and where it goes.
     """
     sources = dict.fromkeys(source for id in ids for source in known(id).sources if found(source, folder) is None)
-    wanted = {}
-    for source in sources:  # an archive goes beside what is taken out of it, as it is
-        place = folder / source.file
-        wanted[source.url] = place if source.member is None else place.parent / PurePosixPath(source.url).name
+    wanted = {source.url: arrival(source, folder) for source in sources}  # an archive once, whatever is in it
     if wanted:
         each = "; ".join(f"{url} to {path}" for url, path in wanted.items())
         raise AlignvisError(

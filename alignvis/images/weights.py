@@ -58,8 +58,7 @@ def locate(
     target = folder / source.file
     if given is not None:
         return _among_given(source, target, given, progress)
-    place = found(source, folder)
-    arrives = target if source.member is None else target.parent / _archive_name(source)
+    place, arrives = found(source, folder), arrival(source, folder)
     if place not in (None, arrives) or place == target:
         return place
     if place is None:
@@ -85,8 +84,14 @@ def found(source: Source, folder: Path) -> Path | None:
     for place in (target, *_cached(source)):
         if _fits(source, place):
             return place
-    archive = target.parent / _archive_name(source)
-    return archive if source.member is not None and archive.is_file() else None
+    arrives = arrival(source, folder)
+    return arrives if arrives.is_file() else None
+
+
+def arrival(source: Source, folder: Path) -> Path:
+    """Where what lies at the address belongs below ``weights/``: an archive goes beside what is taken out of it."""
+    target = folder / source.file
+    return target if source.member is None else target.parent / _archive_name(source)
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
