@@ -3,13 +3,11 @@
 import os
 import textwrap
 from collections.abc import Callable, Sequence
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from alignvis import alignment, store
 from alignvis.errors import AlignvisError
@@ -17,7 +15,7 @@ from alignvis.finding import holding
 from alignvis.human import Human, by_concept, read_human
 from alignvis.progress import Progress, silent
 from alignvis.runs import all_runs, read_record, read_scores, stated_path
-from alignvis.stats import wilson
+from alignvis.stats import student, wilson
 
 # what must be equal for the scores of two runs to be averaged
 ALIKE = (
@@ -259,8 +257,7 @@ def _mean(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     elif len(set(means)) == 1:
         interval = None  # equal subjects do not tell how others differ
     else:
-        half = float(t.ppf(0.975, count - 1) * np.std(means, ddof=1) / sqrt(count))
-        interval = [max(0.0, top1 - half), min(1.0, top1 + half)]
+        interval = list(student(means))
     return {
         "top1": top1,
         "interval": interval,

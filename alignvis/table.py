@@ -1,12 +1,11 @@
 """Scores as a table to read: a row an encoder, features and subject, and one over subjects."""
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from alignvis.stats import wilson
+from alignvis.stats import student, wilson
 
 # what must be equal for two scores to stand in one table: like is compared with like
 PROTOCOL = ("dataset", "simulated", "pool", "recipe", "validation", "n", "gallery", "repetitions")
@@ -83,8 +82,6 @@ def _cells(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _over_subjects(subjects: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, ...]:
-    from scipy.stats import t
-
     means = {
         key: [float(np.mean([row[key] for row in rows])) for rows in subjects]
         for key in ("top1", "top3", "top5", "median_rank")
@@ -92,10 +89,7 @@ def _over_subjects(subjects: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, .
     count = len(subjects)
     if count < 3 or len(set(means["top1"])) == 1:  # t over two subjects spans everything, over equal ones nothing
         return (*_shares(means["top1"], None, means["top3"], means["top5"]), _rank(means["median_rank"]))
-    half = t.ppf(0.975, count - 1) * np.std(means["top1"], ddof=1) / sqrt(count)
-    middle = np.mean(means["top1"])
-    interval = (max(0.0, middle - half), min(1.0, middle + half))
-    return (*_shares(means["top1"], interval, means["top3"], means["top5"]), _rank(means["median_rank"]))
+    return (*_shares(means["top1"], student(means["top1"]), means["top3"], means["top5"]), _rank(means["median_rank"]))
 
 
 def _shares(top1: Sequence[float], interval: tuple[float, float] | None, *others: Sequence[float]) -> tuple[str, ...]:
