@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import alignvis
-from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.recordings import layouts
@@ -29,6 +27,7 @@ from alignvis.recordings.eeg2_files import (
 )
 from alignvis.recordings.eeg2_table import fill
 from alignvis.recordings.epochs import Epoch, epoch
+from alignvis.recordings.filling import about, is_there, summary
 from alignvis.recordings.sources import describe
 from alignvis.recordings.trials import SEED, Trials, find_trials, plan
 
@@ -109,19 +108,9 @@ def prepare(
         "repetitions": repetitions and list(repetitions),
         "dtype": dtype,
     }
-    if out.exists() and not overwrite:
-        _refuse_other(out, asked)
-        return _summary(out, True, begun, [])
-    about = {
-        "version": store.VERSION,
-        "table": "responses",
-        "dataset": dataset_name(raw, subject),
-        "subject": subject,
-        "unit": "noise standard deviations",
-        "simulated": marker is not None,
-        "asked": asked,
-        "versions": {"alignvis": alignvis.__version__, "numpy": np.__version__},
-    }
+    if is_there(out, asked, overwrite):
+        return summary(out, True, begun, [])
+    head = about(dataset_name(raw, subject), subject, "noise standard deviations", marker is not None, asked)
     if layouts.is_preprocessed(folder):
         changed = {
             "--sessions": tuple(sessions) != SESSIONS,
@@ -134,7 +123,7 @@ def prepare(
                 f"{folder} holds preprocessed files, which {asked[0]} cannot change; give the raw recordings"
             )
         warnings: list[str] = []
-        layouts.convert(raw, folder, ids, about, out, channels=channels, sfreq=sfreq, dtype=dtype, progress=progress)
+        layouts.convert(raw, folder, ids, head, out, channels=channels, sfreq=sfreq, dtype=dtype, progress=progress)
     else:
         names, keep = channel_names(channels), repetitions or marker or REPETITIONS
         if min(keep) < 1:
@@ -151,7 +140,7 @@ def prepare(
                     f"{plans[part].left_out} {part} trials were left out, as some images were shown in fewer of the "
                     f"sessions than others: the table has {plans[part].sessions.shape[1]} repetitions of each"
                 )
-        document = about | {
+        document = head | {
             "channels": names,
             "sfreq": sfreq,
             "tmin": cut.tmin,
@@ -160,35 +149,7 @@ def prepare(
             "sources": describe([recording.path for recording in recordings.values()], raw),
         }
         fill(out, document, recordings, plans, cut, dtype, progress)
-    return _summary(out, False, begun, warnings)
-
-
-def _refuse_other(out: Path, asked: Mapping[str, Any]) -> None:
-    """A table is kept only if it is what was asked for: 63 channels must never pass for 17."""
-    there = store.read_document(out, "responses").get("asked")
-    if not isinstance(there, dict):
-        raise AlignvisError(f"{out} does not say how it was made; --overwrite replaces it, another --root keeps both")
-    for option, value in asked.items():
-        if there.get(option) != value:
-            raise AlignvisError(
-                f"{out} was made with {option} {there.get(option)}, and {option} {value} is asked for; "
-                "--overwrite replaces it, another --root keeps both"
-            )
-
-
-def _summary(out: Path, kept: bool, begun: float, warnings: list[str]) -> dict[str, Any]:
-    table = store.load_responses(out)
-    return {
-        "path": str(out),
-        "dataset": table.document["dataset"],
-        "subject": table.document["subject"],
-        "train": list(table.train.shape),
-        "test": list(table.test.shape),
-        "dtype": str(table.train.dtype),
-        "seconds": round(time.monotonic() - begun, 1),
-        "kept": kept,
-        "warnings": warnings,
-    }
+    return summary(out, False, begun, warnings)
 
 
 def _open_all(raw: Path, folder: Path, sessions: Sequence[int]) -> dict[tuple[int, str], Recording]:

@@ -1,0 +1,187 @@
+"""Fills a responses table block by block: in bounded memory, checked, and continued after an interruption."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import alignvis
+from alignvis import store
+from alignvis.errors import AlignvisError
+from alignvis.progress import Progress
+from alignvis.recordings.sources import hashing
+
+PARTS = ("train", "test")
+CHECKPOINT = 5.0  # seconds of work that a killed process loses at most
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some responses that are read together.
+
+    Attributes:
+        part: "train" or "test".
+        rows, slots: (responses,) the image and the repetition of the table that each response becomes.
+        where: whatever the reader needs to find them.
+        text: what is being done, for the progress bar.
+    """
+
+    part: str
+    rows: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    where: Any
+    text: str
+
+
+def about(dataset: str, subject: int, unit: str, simulated: bool, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the header of every responses table says first."""
+    return {
+        "version": store.VERSION,
+        "table": "responses",
+        "dataset": dataset,
+        "subject": subject,
+        "unit": unit,
+        "simulated": simulated,
+        "asked": dict(asked),
+        "versions": {"alignvis": alignvis.__version__, "numpy": np.__version__},
+    }
+
+
+def fill(
+    out: Path,
+    document: Mapping[str, Any],
+    sessions: Mapping[str, NDArray[np.uint8]],
+    shape: tuple[int, int],
+    blocks: Sequence[Block],
+    read: Callable[[Block], NDArray[np.floating]],
+    *,
+    dtype: str,
+    sources: Sequence[Path],
+    progress: Progress,
+) -> None:
+    """Fill and name a responses table.
+
+    The same call after an interruption goes on with the first block that is not on the disk, unless a source was
+    touched in the meantime.
+
+    Args:
+        document: the header, complete; `describe` lists the sources in it.
+        sessions: by part, (images, repetitions), the session of each response; 0 where there is none to name.
+        shape: (channels, times) of a response.
+        blocks: together, every response of both parts once.
+        read: the values of a block, (responses, channels, times).
+        dtype: "float16" or "float32".
+        sources: the files that the values come from; their digests are kept in the table.
+
+    Raises:
+        AlignvisError: when a value is not finite or too large for the dtype, or whatever `read` raises; nothing is kept
+            then.
+    """
+    layout = {part: (dtype, (*sessions[part].shape, *shape)) for part in PARTS}
+    layout |= {f"{part}.session": ("uint8", sessions[part].shape) for part in PARTS}
+    layout |= {"sources.sha256": ("uint8", (len(sources), 32)), "sources.stamp": ("int64", (len(sources), 2))}
+    layout["blocks.done"] = ("uint8", (len(blocks),))
+    table = store.begin(out, layout, document)
+    stamps = np.array([_stamp(path) for path in sources])
+    if (table["sources.stamp"] != stamps).any():
+        table["blocks.done"][...] = 0
+        table["sources.stamp"][...] = stamps
+    for part in PARTS:
+        table[f"{part}.session"][...] = sessions[part]
+
+    done, total = 0, sum(len(block.rows) for block in blocks)
+    waiting, saved = [], time.monotonic()
+    try:
+        with hashing(sources) as digests:
+            for number, block in enumerate(blocks):
+                if not table["blocks.done"][number]:
+                    _put(table[block.part], block, read(block), document["channels"], out)
+                    waiting.append(number)
+                if time.monotonic() - saved > CHECKPOINT:
+                    _save(table, waiting)
+                    waiting, saved = [], time.monotonic()
+                done += len(block.rows)
+                progress(done, total, block.text)
+            _save(table, waiting)
+            table["sources.sha256"][...] = [digest.result() for digest in digests]
+    except AlignvisError:  # a source will be another one before this can succeed
+        store.discard(out)
+        raise
+    except BaseException:
+        _save(table, waiting)
+        raise
+    for array in table.values():
+        array.flush()
+    store.commit(out)
+
+
+def _put(part: np.memmap, block: Block, values: NDArray[np.floating], channels: Sequence[str], out: Path) -> None:
+    values = values.astype(np.float32, copy=False)
+    largest = np.abs(values).max(axis=(0, 2), initial=0)
+    if not (largest <= np.finfo(part.dtype).max).all():  # false for NaN too
+        worst = int(np.argmin(largest <= np.finfo(part.dtype).max))
+        raise AlignvisError(
+            f"channel {channels[worst]} has the value {largest[worst]:g} among the {block.text}, which the "
+            f"{part.dtype} of {out.name} does not hold; leave that channel out, or choose --float32 if the value is "
+            "a number and right"
+        )
+    part[block.rows, block.slots] = values
+
+
+def _save(table: Mapping[str, np.memmap], blocks: Sequence[int]) -> None:
+    """Only what is on the disk is called done."""
+    for part in PARTS:
+        table[part].flush()
+        table[f"{part}.session"].flush()
+    table["blocks.done"][list(blocks)] = 1
+    table["blocks.done"].flush()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def is_there(out: Path, asked: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether the table to be made is there already: 63 channels must never pass for 17.
+
+    Raises:
+        AlignvisError: when one made with other options is there and may not be overwritten.
+    """
+    if overwrite or not out.exists():
+        return False
+    there = store.read_document(out, "responses").get("asked")
+    if not isinstance(there, dict):
+        raise AlignvisError(f"{out} does not say how it was made; --overwrite replaces it, another --root keeps both")
+    for option, value in asked.items():
+        if there.get(option) != value:
+            raise AlignvisError(
+                f"{out} was made with {option} {there.get(option)}, and {option} {value} is asked for; "
+                "--overwrite replaces it, another --root keeps both"
+            )
+    return True
+
+
+def summary(out: Path, kept: bool, begun: float, warnings: Sequence[str]) -> dict[str, Any]:
+    """What every way to make a responses table returns: path, dataset, subject, shapes, dtype, seconds, whether it was
+    there already, and warnings, sentences on what was left out or unexpected."""
+    table = store.load_responses(out)
+    return {
+        "path": str(out),
+        "dataset": table.document["dataset"],
+        "subject": table.document["subject"],
+        "train": list(table.train.shape),
+        "test": list(table.test.shape),
+        "dtype": str(table.train.dtype),
+        "seconds": round(time.monotonic() - begun, 1),
+        "kept": kept,
+        "warnings": list(warnings),
+    }
