@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from alignvis.channels import is_occipital
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, seconds
@@ -60,14 +61,17 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def chosen_channels(table: Responses, wanted: str) -> list[int]:
-    """Find channels by name: "all", "occipital" (names that begin with O or P), or names with commas between them."""
+    """Find channels by name: "all", "occipital" (see `channels.is_occipital`), or names with commas between them."""
     names: list[str] = table.document["channels"]
     if wanted == "all":
         return list(range(len(names)))
     if wanted == "occipital":
-        found = [place for place, name in enumerate(names) if name[:1] in ("O", "P")]
+        found = [place for place, name in enumerate(names) if is_occipital(name)]
         if not found:
-            raise AlignvisError(f"{table.path} has no channel whose name begins with O or P; name some with --channels")
+            raise AlignvisError(
+                f"{table.path} has no channel with an occipital name (EEG: O or P first; CTF: O third); name some "
+                "with --channels"
+            )
         return found
     asked = list(dict.fromkeys(name.strip() for name in wanted.split(",")))
     for name in asked:

@@ -2,25 +2,24 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from alignvis import store
 from alignvis.averaging import average
+from alignvis.contents import Row, is_foreign, look
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
 from alignvis.runs import all_runs, changed_inputs, load_decoder, read_record
 
-Row = tuple[dict[str, Any], str]
-
 
 def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
-    """Look at tables and runs one by one, and say of each what it holds, or what is wrong and what to do.
+    """Look at tables, runs and files from outside one by one: say what each holds, or what is wrong and what to do.
 
     Args:
-        paths: tables and run folders; none means all in ``root``.
+        paths: tables, run folders, recordings, files of other projects; none means all tables and runs in ``root``.
 
     Yields:
         A JSON-able row, whose "whole" says whether the file can be used, and its sentence.
@@ -42,10 +41,20 @@ def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
     shown: dict[Path, set[str]] = {}
     for path in found:
         try:
-            about, text = _run(path) if path.is_dir() else _table(path, shown)
+            about, text = _look(root, path, shown)
             yield {"path": str(path), "whole": True, **about}, f"{path}: {text}"
         except AlignvisError as error:
             yield {"path": str(path), "whole": False, "problem": str(error)}, str(error)
+
+
+def _look(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
+    if (path / "record.json").is_file() or path.parent == root / "runs":
+        return _run(path)
+    if path.suffix == ".safetensors" and not is_foreign(path):
+        return _table(root, path, shown)
+    if not path.exists():
+        raise AlignvisError(f"there is no file {path}")
+    return look(path)
 
 
 def _is_shelf(path: Path) -> bool:
@@ -53,10 +62,10 @@ def _is_shelf(path: Path) -> bool:
     return path.is_dir() and not (path / "record.json").is_file() and any(path.rglob("*.safetensors"))
 
 
-def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
+def _table(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
     kind = store.read_document(path).get("table")
     if kind == "responses":
-        return _responses(path, shown)
+        return _responses(root, path, shown)
     if kind == "features":
         return _features(path, shown)
     if kind != "similarity":
@@ -64,7 +73,7 @@ def _table(path: Path, shown: dict[Path, set[str]]) -> Row:
     return {"table": kind}, f"a {kind} table"
 
 
-def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
+def _responses(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
     table = store.load_responses(path)
     for part in ("train", "test"):  # reads and checks every value
         average(table, part, Recipe(normalisation="none"), lambda responses: responses[:, 0, 0])
@@ -77,10 +86,28 @@ def _responses(path: Path, shown: dict[Path, set[str]]) -> Row:
     )
     simulated = "SIMULATED " if about["simulated"] else ""
     text = f"{simulated}responses of subject {about['subject']} to {about['dataset']}: {parts}, "
-    return (
-        about,
-        text
-        + f"{table.train.shape[2]} channels x {table.train.shape[3]} times at {about['sfreq']} Hz, {about['unit']}",
+    channels, times = table.train.shape[2:]
+    at = f" at {about['sfreq']:g} Hz" if about["sfreq"] else ""
+    text += f"{channels} channels x {times} times{at}, {about['unit']}"
+    fits, text = _features_for(root, shown[path], text)
+    return about | {"features": fits}, text
+
+
+def _features_for(root: Path, shown: set[str], text: str) -> tuple[list[str], str]:
+    """Which features tables have all the images of a recording; if none has, how near the nearest comes."""
+    lacking: dict[str, int] = {}
+    for path in sorted((root / "features").glob("*/*.safetensors")):
+        with suppress(AlignvisError):  # what is wrong with it is said where it is looked at
+            lacking[str(path)] = len(shown - set(store.read_document(path, "features")["images"]))
+    fits = [path for path, missing in lacking.items() if not missing]
+    if fits:
+        return fits, f"{text}; fits {', '.join(fits)}"
+    if not lacking:
+        return [], f"{text}; there are no features yet: alignvis extract"
+    nearest = min(lacking, key=lambda path: lacking[path])
+    return [], (
+        f"{text}; no features table has all its {len(shown):,} images (the nearest, {nearest}, lacks "
+        f"{lacking[nearest]:,}): alignvis extract"
     )
 
 

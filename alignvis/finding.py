@@ -23,9 +23,15 @@ def find_responses(root: Path, subject: int, dataset: str | None = None) -> list
     if not found:
         raise AlignvisError(
             f"there are no responses of subject {subject} in {root / 'responses' / (dataset or '')}; "
-            f"make them with: alignvis prepare {dataset or 'things-eeg2'} --raw DIR --subject {subject}"
+            f"make them with: alignvis prepare {_maker(dataset)} --raw ... --subject {subject}"
         )
     return found
+
+
+def _maker(dataset: str | None) -> str:
+    """Which `prepare` makes the tables of a dataset; what is none of the public ones is somebody's own."""
+    name = (dataset or "things-eeg2").removesuffix("-simulated")
+    return name if name in ("things-eeg2", "things-meg", "nsd") else f"mne --dataset {name}"
 
 
 def find_features(
@@ -68,6 +74,12 @@ def find_features(
     if wanted:
         return [path for path in fitting if tables[path]["encoder"] in wanted]
     return holding(fitting, target)
+
+
+def images_of(path: Path) -> list[str]:
+    """The images that a responses table names, training and test alike."""
+    document = store.read_document(path, "responses")
+    return [*document["train_images"], *document["test_images"]]
 
 
 def holding(tables: Sequence[Path], target: str) -> list[Path]:

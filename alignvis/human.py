@@ -6,25 +6,22 @@ Nothing of it is shipped with alignvis. Only the list of concepts is needed; eac
 import csv
 import hashlib
 import re
-import struct
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
+from alignvis.matlab import read_matrices
 from alignvis.store import Features
 
 CONCEPTS, DIMENSIONS, OBJECTS = 1854, 66, 48
 # sha256 of the ids, one a line without a last line break: another order would give other numbers without a word.
 ORDER = "87eefb8cc8904f4b6cd517af0a803a65d776fe24d2fe993e939f28cc0caef413"
 LARGEST = 1_000_000  # bytes of a matrix file, packed or not; the published one has 8,294
-STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}  # numbers in a MATLAB file
 
 NAMES, TRIPLETS, RDM, OBJECT_NAMES, SPOSE = (
     "unique_id.txt",
@@ -242,10 +239,9 @@ def _read_dissimilarities(path: Path) -> NDArray[np.float64]:
         raise AlignvisError(
             f"{path} has {path.stat().st_size:,} bytes, and the published file 8,294; download it again"
         )
-    try:
-        found = dict(_matrices(path.read_bytes()))
-    except (OSError, ValueError, struct.error, zlib.error) as error:
-        raise AlignvisError(f"{path} is no whole MATLAB file of version 5 ({error}); download it again") from error
+    # Dissimilarities are doubles, whatever they are stored as.
+    read = read_matrices(path, LARGEST).items()
+    found = {key: None if each is None or each.dtype != np.float64 else each for key, each in read}
     matrix = found.get(name)
     if matrix is None or matrix.shape != shape:
         there = ", ".join(f"{key!r} {'' if each is None else each.shape}".strip() for key, each in found.items())
@@ -257,52 +253,6 @@ def _read_dissimilarities(path: Path) -> NDArray[np.float64]:
     if matrix.min() < 0 or matrix.max() > 1:
         raise AlignvisError(f"{path} holds values from {matrix.min():.3g} to {matrix.max():.3g}; shares lie in [0, 1]")
     return matrix
-
-
-def _matrices(content: bytes) -> Iterator[tuple[str, NDArray[np.float64] | None]]:
-    """Read the real matrices of doubles in a MATLAB file of version 5, and the names of whatever else it holds.
-
-    Not by scipy, which ends the whole process with a signal on some damaged files.
-
-    Source: MAT-File Format, MathWorks.
-    """
-    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if order is None:
-        raise ValueError("it does not begin like one")
-    for kind, data in _elements(content[128:], order):
-        if kind == 15:  # compressed
-            expander = zlib.decompressobj()
-            expanded = expander.decompress(data, LARGEST)
-            if not expander.eof:
-                raise ValueError("it is cut, or larger than it should be")
-            kind, data = next(_elements(expanded, order), (0, b""))
-        if kind != 14:  # no array
-            continue
-        (_, flags), (_, shape), (_, name), (stored, values) = islice(_elements(data, order), 4)
-        size = tuple(np.frombuffer(shape, f"{order}i4").tolist())
-        about = struct.unpack(f"{order}I", flags[:4])[0]
-        matrix = None
-        if about & 0xFF == 6 and not about & 0x800 and len(size) == 2:  # doubles, not complex
-            if stored not in STORED:
-                raise ValueError(f"its numbers are of the unknown type {stored}")
-            numbers = np.frombuffer(values, f"{order}{STORED[stored]}").astype(np.float64)
-            matrix = numbers.reshape(size, order="F")
-        yield name.decode("ascii", "replace"), matrix
-
-
-def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Split what a MATLAB file holds into data types and bytes; up to four bytes lie in the tag itself."""
-    place = 0
-    while place < len(content):
-        kind, size = struct.unpack_from(f"{order}II", content, place)
-        start = place + 8
-        if kind >> 16:
-            kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
-        if start + size > len(content):
-            raise ValueError("it is cut")
-        yield kind, content[start : start + size]
-        # in the tag: two words in all; compressed: unpadded; else padded to whole double words
-        place += 8 if start < place + 8 else 8 + size if kind == 15 else 8 + -(-size // 8) * 8
 
 
 def _read_spose(path: Path) -> NDArray[np.float64]:

@@ -185,8 +185,9 @@ def _ahead(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
 
 
 def concept(image: str) -> str:
-    """The concept of an image is the folder it lies in."""
-    return str(PurePosixPath(image).parent)
+    """The concept of an image is the folder it lies in; a picture that lies in none, like a scene, is its own."""
+    folder = PurePosixPath(image).parent
+    return str(folder) if folder.name else image
 
 
 def split(images: Sequence[str], unit: str, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -140,3 +140,23 @@ class Lengths(click.ParamType):
         if not re.fullmatch(r"(\d+\.?\d*|\.\d+)(,(\d+\.?\d*|\.\d+))*", value):
             self.fail(f"{value!r} is not a list of numbers from 0 on, like 0,1,3,9", param, ctx)
         return tuple(float(part) for part in value.split(","))
+
+
+class Span(click.ParamType):
+    """``-0.2:0.8``: from when to when, s; where nothing is a choice too, also ``none``."""
+
+    name = "start:end"
+
+    def __init__(self, or_none: bool = False) -> None:
+        self.or_none = or_none
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float] | None:
+        if isinstance(value, tuple) or (self.or_none and value == "none"):
+            return None if value == "none" else value
+        number = r"(-?(?:\d+\.?\d*|\.\d+))"
+        match = re.fullmatch(f"{number}:{number}", value)
+        if not match or not float(match[1]) < float(match[2]):
+            self.fail(f"{value!r} is no time from when to when, like 0:1 or -0.2:0.8 (seconds)", param, ctx)
+        return float(match[1]), float(match[2])

@@ -1,4 +1,4 @@
-"""Seconds and memory of `alignvis prepare things-eeg2` on one session of the published size, beside mne and loops.
+"""Seconds and memory of `alignvis prepare things-eeg2` on sessions of the published size, beside mne and loops.
 
 Both run in a process of their own on the same files, which are in the page cache. Memory is the peak of RssAnon: what
 the process itself holds, without the pages of mapped files, which the system may take back. Linux only.
@@ -33,11 +33,12 @@ def sizes(name: str, scale: float) -> tuple[int, int, int]:
     return sequences, targets, min(round(images * scale), (20 * sequences - targets) // repetitions)
 
 
-def codes(name: str, scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw the event codes of one recording, (sequences, 20)."""
+def codes(name: str, scale: float, session: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the event codes of one recording, (sequences, 20). Two sessions share the training images between them."""
     sequences, targets, images = sizes(name, scale)
-    shown = np.repeat(np.arange(images) + 1, DESIGN[name][3])
-    extra = np.arange(20 * sequences - targets - len(shown)) % images + 1
+    first = 1 + images * ((session - 1) % 2 if name == "training" else 0)
+    shown = np.repeat(np.arange(images) + first, DESIGN[name][3])
+    extra = np.arange(20 * sequences - targets - len(shown)) % images + first
     return rng.permutation(np.concatenate([shown, extra, np.full(targets, 99999)])).reshape(sequences, 20)
 
 
@@ -62,18 +63,22 @@ def write_recording(path: Path, events: np.ndarray, sequence: int, rng: np.rando
         file.write(after)
 
 
-def write_session(folder: Path, scale: float) -> None:
-    """Write one session and the published number of image ids."""
-    rng = np.random.default_rng(0)
-    slow.write_metadata(folder / "images", 1654, 10, sizes("test", scale)[2])
-    for name in DESIGN:
-        path = folder / "raw" / "sub-01" / "ses-01" / f"raw_eeg_{name}.npy"
-        write_recording(path, codes(name, scale, rng), DESIGN[name][4], rng)
+def write_sessions(folder: Path, scale: float, count: int) -> None:
+    """Write sessions and the published number of image ids, or of several smaller sessions what they show."""
+    concepts, each = (1654, 10) if count == 1 else (2 * sizes("training", scale)[2], 1)
+    slow.write_metadata(folder / "images", concepts, each, sizes("test", scale)[2])
+    for session in range(1, count + 1):
+        rng = np.random.default_rng(session)
+        for name in DESIGN:
+            path = folder / "raw" / "sub-01" / f"ses-{session:02d}" / f"raw_eeg_{name}.npy"
+            write_recording(path, codes(name, scale, session, rng), DESIGN[name][4], rng)
 
 
-def measure(who: str, folder: Path) -> dict[str, float]:
+def measure(who: str, folder: Path, count: int) -> dict[str, float]:
     """Run one of the two in a process of its own; sample its anonymous memory every 20 ms."""
-    process = subprocess.Popen([sys.executable, __file__, "--run", who, str(folder)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--run", who, str(folder), str(count)], stdout=subprocess.PIPE, text=True
+    )
     peak = 0
     while process.poll() is None:
         try:
@@ -88,15 +93,16 @@ def measure(who: str, folder: Path) -> dict[str, float]:
     return json.loads(output) | {"peak_anonymous_mb": round(peak / 1024)}
 
 
-def run(who: str, folder: Path) -> None:
-    """Run one of the two here, and say how long it took."""
-    begun = time.perf_counter()
+def run(who: str, folder: Path, count: int) -> None:
+    """Run one of the two here on the first sessions, and say how long it took."""
+    begun, sessions = time.perf_counter(), tuple(range(1, count + 1))
     if who == "ours":
         from alignvis.recordings.things_eeg2 import prepare
 
-        prepare(folder / "raw", subject=1, images=folder / "images", out=folder / "ours.safetensors", sessions=(1,))
+        out = folder / "ours.safetensors"
+        prepare(folder / "raw", subject=1, images=folder / "images", out=out, sessions=sessions, overwrite=True)
     else:
-        slow.prepare(folder / "raw" / "sub-01", sessions=(1,))
+        slow.prepare(folder / "raw" / "sub-01", sessions=sessions)
     cpu = time.process_time()  # what counts where others use the machine too
     print(json.dumps({"seconds": round(time.perf_counter() - begun, 1), "cpu_seconds": round(cpu, 1)}))
 
@@ -104,23 +110,29 @@ def run(who: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="share of a published session for ours")
+    parser.add_argument("--sessions", type=int, nargs="*", default=[1], help="numbers of sessions for ours")
     parser.add_argument(
         "--twin-scale", type=float, default=0.25, help="share for both; the twin needs 20 GB at 1; 0: none"
     )
-    parser.add_argument("--folder", type=Path, help="where to put 4 GB for a while [default: the system's]")
-    parser.add_argument("--run", nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where to put 4 GB a session for a while [default: the system's]")
+    parser.add_argument("--run", nargs=3, metavar=("WHO", "FOLDER", "COUNT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        run(options.run[0], Path(options.run[1]))
+        run(options.run[0], Path(options.run[1]), int(options.run[2]))
         return
-    result = {"benchmark": "prepare", "n": 1, "unit": "one session"}
-    for scale, who in ((options.scale, ("ours",)), (options.twin_scale, ("ours", "twin"))):
+    result = {"benchmark": "prepare", "n": 1}
+    for scale, who, counts in (
+        (options.scale, ["ours"], options.sessions),
+        (options.twin_scale, ["ours", "twin"], [1]),
+    ):
         if scale:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                write_session(Path(folder), scale)
-                megabytes = sum(path.stat().st_size for path in Path(folder, "raw").rglob("*.npy")) // 10**6
-                measured = {name: measure(name, Path(folder)) for name in who}
-                result[f"scale {scale:g}"] = {"raw_mb": megabytes} | measured
+                write_sessions(Path(folder), scale, max(counts))
+                for count in counts:
+                    folders = [Path(folder, "raw", "sub-01", f"ses-{session + 1:02d}") for session in range(count)]
+                    megabytes = sum(path.stat().st_size for ses in folders for path in ses.iterdir()) // 10**6
+                    measured = {name: measure(name, Path(folder), count) for name in who}
+                    result[f"{count} sessions x {scale:g}"] = {"raw_mb": megabytes} | measured
     import mne
 
     result["load"] = round(os.getloadavg()[0], 1)

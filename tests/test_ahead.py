@@ -20,6 +20,7 @@ from PIL import Image
 from alignvis.errors import AlignvisError
 from alignvis.images import ahead, decoder
 from alignvis.images.ahead import AHEAD, decode_ahead, decoders
+from alignvis.images.brick import Reader
 from alignvis.images.decoder import READY
 from alignvis.images.pixels import GEOMETRIES, apply, decode, stamp
 
@@ -455,7 +456,7 @@ def test_a_file_that_changes_while_it_is_read_has_the_older_stamp(tmp_path, monk
     before, data = stamp(path), path.read_bytes()
     monkeypatch.setattr(decoder, "read", lambda path: path.write_bytes(data + b"more") and data)
     answers = BytesIO()
-    decoder._answer(path, [], answers)
+    decoder._answer(path, [], Reader(), answers)
     assert json.loads(answers.getvalue())["stamp"] == list(before) != list(stamp(path))
 
 

@@ -7,6 +7,7 @@ import torch
 
 from alignvis import averaging, store
 from alignvis.averaging import average, chosen_channels, chosen_times, shape_of, unit_repetitions
+from alignvis.channels import is_occipital
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
 from alignvis.recordings.brain import ELECTRODES
@@ -132,12 +133,19 @@ def test_the_occipital_channels_of_things_eeg2_are_the_published_17(tmp_path):
     assert sorted(ELECTRODES[place] for place in chosen_channels(responses, "occipital")) == sorted(expected)
 
 
+def test_the_occipital_sensors_of_meg_are_those_whose_third_letter_is_o(tmp_path):
+    names = "MLO11-1609 MZO01-1609 MLP12-1609 MRO53 MRC15-1609 MLOX1 O1".split()
+    assert [name for name in names if is_occipital(name)] == ["MLO11-1609", "MZO01-1609", "MRO53", "O1"]
+    responses, _ = few(tmp_path, channels=("MLP12-1609", "MRO53-1609", "MZC01-1609"))
+    assert chosen_channels(responses, "occipital") == [1]
+
+
 def test_channels_that_are_not_there_are_refused(tmp_path):
     responses, _ = few(tmp_path)
     with pytest.raises(AlignvisError, match="no channel called 'o1'; it has Fp1, O1, Cz, POz"):
         averaged(responses, channels="Cz,o1")
     frontal, _ = few(tmp_path, channels=("Fp1", "Cz"))
-    with pytest.raises(AlignvisError, match="no channel whose name begins with O or P"):
+    with pytest.raises(AlignvisError, match="no channel with an occipital name"):
         averaged(frontal, channels="occipital")
 
 

@@ -39,7 +39,9 @@ def test_what_is_broken_is_told_and_the_rest_is_looked_at(tmp_path):
     )
     assert [row["whole"] for row, _ in rows] == [False, False, False, True, True]
     assert (
-        "not finite in channel O2" in rows[0][1] and "there is no file" in rows[1][1] and "is not a run" in rows[2][1]
+        "not finite in channel O2" in rows[0][1]
+        and "there is no file" in rows[1][1]
+        and "in none of the layouts" in rows[2][1]
     )
     assert rows[3][0]["fits"] == [] and rows[4][0]["identical"] == 2
 

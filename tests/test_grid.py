@@ -71,10 +71,10 @@ def test_a_run_of_the_same_name_on_other_tables_is_refused(root):
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(root, tmp_path):
     with pytest.raises(
-        AlignvisError, match="no responses of subject 7 .* alignvis prepare things-eeg2 --raw DIR --subject 7"
+        AlignvisError, match="no responses of subject 7 .* alignvis prepare things-eeg2 --raw ... --subject 7"
     ):
         grid(root, subjects=[7])
-    with pytest.raises(AlignvisError, match="no responses of subject 1 .*prepare other --raw"):
+    with pytest.raises(AlignvisError, match="no responses of subject 1 .*prepare mne --dataset other --raw"):
         find_responses(root, 1, "other")
     with pytest.raises(
         AlignvisError,

@@ -1,6 +1,5 @@
 """The published human data as read, and every way in which a file of it can be wrong."""
 
-import io
 import shutil
 import struct
 import zlib
@@ -270,13 +269,6 @@ def test_the_matrix_is_the_one_that_scipy_reads(things, people, values, compress
     scipy.io.savemat(path, {"a": np.arange(3.0), "RDM48_triplet": matrix}, do_compression=compressed)
     found = human._read_dissimilarities(path)
     assert np.array_equal(found, matrix) and np.array_equal(found, scipy.io.loadmat(path)["RDM48_triplet"])
-
-
-def test_a_matrix_is_read_by_columns():
-    content = io.BytesIO()
-    scipy.io.savemat(content, {"x": np.arange(6.0).reshape(2, 3) / 7, "letters": "abc"})
-    found = dict(human._matrices(content.getvalue()))
-    assert np.array_equal(found["x"], np.arange(6.0).reshape(2, 3) / 7) and found["letters"] is None
 
 
 @pytest.mark.parametrize("compressed", [True, False])

@@ -1,8 +1,10 @@
 import pickle
 
+import mne
 import numpy as np
 import pytest
 
+from alignvis.averaging import chosen_times
 from alignvis.errors import AlignvisError
 from alignvis.recordings import layouts
 from alignvis.recordings.things_eeg2 import prepare
@@ -83,13 +85,77 @@ def test_the_time_axis_fits_the_samples(folders):
     run, write = folders
     write(**KINDS["NICE"])
     table, _ = run()
-    assert (table.document["sfreq"], table.document["tmin"]) == (
-        250.0,
-        0.0,
-    )  # 300 times, of which 50 were before the onset
+    assert (table.document["sfreq"], table.document["tmin"]) == (250.0, 0.0)  # 300 times, 50 of them before the onset
+    assert table.document["parameters"]["resampling"] == {"measured_after_nominal_ms": [1.0, 1.0]}
+    write(**KINDS["NICE"] | {"times": np.arange(250) / 250})
+    table, _ = run()
+    assert table.document["parameters"]["resampling"] == {"measured_after_nominal_ms": [1.0, 1.0]}
+
+
+def test_the_authors_files_tell_the_times_at_which_their_samples_were_measured(folders):
+    run, write = folders
+    write(**KINDS["authors"])
+    for sfreq in (250.0, 100.0):  # asked for: the default, or the rate that the file states
+        table, _ = run(sfreq=sfreq)
+    with pytest.raises(AlignvisError, match="100 samples a second; for --sfreq 100.098"):
+        run(sfreq=100.098)
+    document = table.document
+    assert document["tmin"] == pytest.approx(-0.2035, abs=5e-5)
+    assert 1 / document["sfreq"] == pytest.approx(0.009990, abs=5e-7)
+    assert document["parameters"]["resampling"] == {
+        "measured_after_nominal_ms": [pytest.approx(-3.5, abs=0.05), pytest.approx(-4.5, abs=0.05)],
+        "nominal_tmin": -0.2,
+        "nominal_sfreq": 100.0,
+    }
+
+
+def phase_times(frequency, start, end, rate):
+    """When mne's resampled samples of one trial were measured, by the phase of a sine around each of them: (s, ms)."""
+    onset_at = 3000  # samples into a recording of 7 s
+    seconds = (np.arange(7000) - onset_at) / 1000
+    waves = np.array([np.sin(2 * np.pi * frequency * seconds), np.cos(2 * np.pi * frequency * seconds)])
+    raw = mne.io.RawArray(waves, mne.create_info(2, 1000.0, "eeg"), verbose="error")
+    events = np.array([[onset_at, 0, 1]])
+    epochs = mne.Epochs(raw, events, tmin=start, tmax=end, baseline=None, preload=True, verbose="error")
+    sine, cosine = epochs.resample(rate, verbose="error").get_data(copy=False)[0]
+    return np.unwrap(np.arctan2(sine, cosine)) / (2 * np.pi * frequency), epochs.times
+
+
+@pytest.mark.parametrize(("kind", "end"), [("authors", 0.8), ("NICE", 1.0)])
+def test_the_stated_times_are_those_of_a_sine_that_mne_resampled(folders, kind, end):
+    run, write = folders
+    write(**KINDS[kind])
+    document = run()[0].document
+    samples, rate = KINDS[kind]["samples"], {"authors": 100, "NICE": 250}[kind]
+    measured, nominal = (axis[-samples:] for axis in phase_times(7.0, -0.2, end, rate))
+    np.testing.assert_allclose(nominal, KINDS[kind]["times"][-samples:], atol=1e-9)
+    middle = slice(samples // 5, -samples // 5)  # the edges of a trial ring
+    line = np.polyfit(np.arange(samples)[middle], measured[middle], 1)
+    measured = np.polyval(line - [0, round((line[1] - nominal[0]) * 7) / 7], np.arange(samples))  # whole periods off
+    stated = document["tmin"] + np.arange(samples) / document["sfreq"]
+    late = document["parameters"]["resampling"]["measured_after_nominal_ms"]
+    np.testing.assert_allclose(measured, nominal + np.linspace(*late, samples) / 1000, atol=1e-4)
+    if kind == "authors":
+        np.testing.assert_allclose(measured, stated, atol=1e-4)
+        assert np.abs(measured - nominal).min() > 3e-3
+
+
+def test_a_window_is_chosen_by_the_time_of_measurement(folders):
+    run, write = folders
     write(**KINDS["authors"])
     table, _ = run()
-    assert (table.document["sfreq"], table.document["tmin"]) == (100.0, -0.2)
+    # Sample 20, nominally at 0, was measured 3.7 ms before the image came up.
+    assert chosen_times(table, "0:1") == slice(21, 100)
+    assert chosen_times(table, "-0.2:0") == slice(1, 21)
+
+
+def test_times_of_another_making_are_taken_as_they_are_stated(folders):
+    run, write = folders
+    for times in (np.arange(-20, 80) / 100 + 0.1, np.arange(-10, 90) / 100, np.arange(100) / 100 - 0.2 + 1e-3):
+        write(**KINDS["authors"] | {"times": times})
+        document = run()[0].document
+        assert (document["sfreq"], document["tmin"]) == (100.0, round(float(times[0]), 9))
+        assert "resampling" not in document["parameters"]
 
 
 def test_channels_are_picked_by_name(folders):

@@ -243,6 +243,13 @@ def test_a_split_is_a_partition_that_keeps_units_whole(concepts, each, unit, sha
         assert not {concept(images[row]) for row in fitted} & {concept(images[row]) for row in held_out}
 
 
+def test_a_picture_without_a_folder_is_a_concept_of_its_own():
+    scenes = [f"nsd-{number:05d}" for number in range(40)]
+    fitted, held_out = split(scenes, "concept", 0.25, 0)
+    assert (len(fitted), len(held_out)) == (30, 10)
+    assert concept("a/b/c.jpg") == concept("a/b/d.jpg") == "a/b" and concept("c.jpg") == "c.jpg"
+
+
 def test_a_split_depends_on_the_ids_and_not_on_their_order():
     images = image_ids(10, 4)
     other = images[::-1]

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from alignvis import pickles
+from alignvis import pickle_machine, pickles
 from alignvis.errors import AlignvisError
 from alignvis.pickles import read_pickled
 
@@ -597,7 +597,7 @@ def test_large_bytes_that_belong_to_no_array_are_refused(path):
 
 
 def test_the_number_of_opcodes_is_bounded(path, monkeypatch):
-    monkeypatch.setattr(pickles, "OPCODES", 100)
+    monkeypatch.setattr(pickle_machine, "OPCODES", 100)
     assert len(load(path, bare(b"](" + b"N" * 96 + b"e"))) == 96
     assert "100" in refused(path, bare(b"](" + b"N" * 97 + b"e"))
 
@@ -623,7 +623,7 @@ def test_containers_nest_32_deep_and_no_deeper(path):
     ],
 )
 def test_data_without_end_are_refused(path, body, monkeypatch):
-    monkeypatch.setattr(pickles, "OPCODES", 100_000)
+    monkeypatch.setattr(pickle_machine, "OPCODES", 100_000)
     refused(path, bare(body))
 
 
@@ -780,7 +780,8 @@ def test_a_file_damaged_with_intent_is_read_or_refused(path, data):
 @settings(max_examples=300, deadline=None)
 @given(
     opcodes=st.lists(
-        st.sampled_from([*pickles.STEPS, *ODD, b"h\x00", b"K\x01", EIGHT, lengths(1), text("f8"), b"."]), max_size=40
+        st.sampled_from([*pickle_machine.Reader.steps, *ODD, b"h\x00", b"K\x01", EIGHT, lengths(1), text("f8"), b"."]),
+        max_size=40,
     )
 )
 def test_any_program_is_read_or_refused(path, opcodes):
@@ -803,9 +804,10 @@ def test_no_damaged_file_takes_the_interpreter_down(path):
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
-def test_the_reader_cannot_unpickle():
+@pytest.mark.parametrize("module", [pickles, pickle_machine], ids=lambda module: module.__name__)
+def test_the_reader_cannot_unpickle(module):
     """Neither pickle nor numpy's own loaders are within its reach."""
-    tree = ast.parse(Path(pickles.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not imported & {"pickle", "_pickle", "pickletools", "marshal", "shelve", "importlib", "joblib", "torch"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -133,7 +134,9 @@ def test_a_grid_is_one_command(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("alignvis ")])
 def test_every_option_that_is_named_exists(line):
-    words = [word for word in shlex.split(line)[1:] if word.startswith("-")]
-    command = next(word for word in shlex.split(line)[1:] if word in main.commands)
-    known = {option for group in (main, main.commands[command]) for param in group.params for option in param.opts}
-    assert set(words) <= known
+    words = shlex.split(line)[1:]
+    commands = [main]
+    while isinstance(commands[-1], click.Group):  # some commands have commands of their own
+        commands.append(commands[-1].commands[next(word for word in words if word in commands[-1].commands)])
+    known = {option for command in commands for param in command.params for option in param.opts}
+    assert {word for word in words if word.startswith("--")} <= known

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from alignvis import __version__
-from alignvis.cli import looking, pictures, recordings, training
+from alignvis.cli import exchange, looking, pictures, recordings, training
 from alignvis.cli.options import FOLDER
 from alignvis.terminal import Commands, Screen
 
@@ -39,11 +39,13 @@ for command in (
     looking.demo,
     recordings.simulate,
     recordings.prepare,
+    exchange.import_,
     pictures.extract,
     pictures.score,
     training.train,
     training.evaluate,
     looking.list_,
     looking.check,
+    exchange.export,
 ):
     main.add_command(command)

@@ -11,8 +11,9 @@ from alignvis.terminal import Layers, Lengths, Screen
 
 
 def _image_sets(folder: Path) -> list[Path]:
-    """Every folder that holds something, without hidden ones."""
-    return sorted(path for path in folder.glob("[!.]*") if path.is_dir() and any(path.iterdir()))
+    """Every folder that holds something, without hidden ones, and every brick of NSD."""
+    folders = [path for path in folder.glob("[!.]*") if path.is_dir() and any(path.iterdir())]
+    return sorted([*folders, *folder.glob("[!.]*.hdf5")])
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -24,7 +25,11 @@ def _told(row: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--images", type=FOLDER, help="Folder of pictures.  [default: every folder in ROOT/images]")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder of pictures, or NSD's nsd_stimuli.hdf5.  [default: every one in ROOT/images]",
+)
 @click.option(
     "--encoder",
     "encoders",
@@ -49,6 +54,12 @@ def _told(row: dict[str, Any]) -> str:
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Pictures a step.")
 @click.option("--workers", type=click.IntRange(1), help="Processes that decode.  [default: one per core]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option(
+    "--shown-in",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Responses table, any number of times: embed only the images that these name.",
+)
 @click.option("--skip-bad", is_flag=True, help="Leave broken pictures out and list them, instead of stopping.")
 @click.option("--overwrite", is_flag=True, help="Replace features tables that are there.")
 @DEVICE
@@ -64,6 +75,7 @@ def extract(
     batch: int,
     workers: int | None,
     precision: str,
+    shown_in: tuple[Path, ...],
     skip_bad: bool,
     overwrite: bool,
     device: str,
@@ -73,6 +85,7 @@ def extract(
     Every picture is decoded once, whatever the number of encoders, layers and blurs. An interrupted call is continued
     by the next. On several GPUs or machines that share the folders: `torchrun --nproc-per-node N -m alignvis extract`.
     """
+    from alignvis.finding import images_of
     from alignvis.images import catalogue
     from alignvis.images.extract import extract
     from alignvis.memory import keep_freed_memory
@@ -91,12 +104,15 @@ def extract(
     for encoder in loaded:
         if encoder.row.warning:
             screen.say(f"note: {encoder.row.id}: {encoder.row.warning}")
+    only = sorted({image for path in shown_in for image in images_of(path)}) or None
     for folder in folders:
-        out = screen.root / "features" / folder.resolve().name
+        name = folder.stem if folder.is_file() else folder.resolve().name
+        out = screen.root / "features" / name
         made = extract(
             folder,
             loaded,
             out,
+            only=only,
             layers=layers,
             blur=blur,
             batch=batch,

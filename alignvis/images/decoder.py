@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
-from alignvis.images.pixels import GEOMETRIES, apply, decode, read, stamp
+from alignvis.images.brick import Reader, in_brick
+from alignvis.images.pixels import GEOMETRIES, apply, as_picture, decode, read, stamp
 
 READY = b"alignvis decodes\n"
 
@@ -30,18 +31,23 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints stays out of the answers
     answers.write(READY)
     answers.flush()
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        for path in request["paths"]:
-            _answer(Path(path), request["geometries"], answers)
+    with Reader() as reader:
+        for line in sys.stdin.buffer:
+            request = json.loads(line)
+            for path in request["paths"]:
+                _answer(Path(path), request["geometries"], reader, answers)
 
 
-def _answer(path: Path, geometries: Sequence[str], answers: BinaryIO) -> None:
+def _answer(path: Path, geometries: Sequence[str], reader: Reader, answers: BinaryIO) -> None:
     answer: dict[str, Any] = {"stamp": stamp(path)}
     arrays: list[NDArray[Any]] = []
     try:
-        data = read(path)
-        picture = decode(path, data)
+        if in_brick(path):
+            data = reader.pixels(path)
+            picture = as_picture(data)
+        else:
+            data = read(path)
+            picture = decode(path, data)
         arrays = [apply(GEOMETRIES[name], picture) for name in geometries]
         answer["sha256"] = sha256(data).hexdigest()
     except AlignvisError as error:

@@ -18,9 +18,8 @@ from alignvis.files import Busy
 from alignvis.images.ahead import Decoders, decode_ahead, decoders
 from alignvis.images.embed import PRECISIONS, Fetch, Pass, Pictures, agreement, inference, to_unit
 from alignvis.images.encoder import ImageEncoder
-from alignvis.images.making import Making, choose_layers, is_there, plan
+from alignvis.images.making import Making, choose_layers, choose_pictures, is_there, plan
 from alignvis.images.parts import Part, claim, compare, cut, folder_of, merge
-from alignvis.images.pixels import pictures
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.store import read_document, read_table
@@ -36,6 +35,7 @@ def extract(
     encoders: Sequence[ImageEncoder],
     out: Path,
     *,
+    only: Sequence[str] | None = None,
     layers: Collection[int] | Literal["all"] = (),
     blur: Collection[float] = (),
     batch: int = 32,
@@ -46,7 +46,7 @@ def extract(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Embed every picture below a folder with every encoder, and write ``out/<encoder id>.safetensors``.
+    """Embed every picture of a set with every encoder, and write ``out/<encoder id>.safetensors``.
 
     The work is cut into parts of some hundred pictures. Processes that share the folders (of torchrun, or started by
     hand) each take a part at a time, and what one leaves behind is another's, or the next call's, to finish: batches
@@ -55,8 +55,9 @@ def extract(
     made again, and a whole table is refused.
 
     Args:
-        images: the image set; its name is the set's name, and an image's id is its path below it, in the order of
-            the bytes of UTF-8.
+        images: the image set, a folder; its name is the set's name, and an image's id is its path below it, in the
+            order of the bytes of UTF-8. Or a file of pictures in one array, as NSD has it, see `brick.py`.
+        only: ids of the pictures to embed, in any order; all if not given.
         layers: numbers of layers, from 1, whose class token and mean patch token (of a convolutional network: mean over
             the picture) are kept beside the embedding; "all" takes every one that an encoder has.
         blur: standard deviations, pixels of an encoder's input, of Gaussian blurs whose pictures are embedded likewise,
@@ -76,12 +77,12 @@ def extract(
         None). Nothing in processes other than the first, which waits for them and joins the parts.
 
     Raises:
-        AlignvisError: when there are no pictures, or one is broken (what is done stays and is continued), when a table
-            of another making is in the way, when an encoder does not have a layer, when the disk has no room, or when
-            an encoder yields what is not finite.
+        AlignvisError: when there are no pictures, or not those asked for, or one is broken (what is done stays and is
+            continued), when a table of another making is in the way, when an encoder does not have a layer, when the
+            disk has no room, or when an encoder yields what is not finite.
     """
     images, out = Path(images), Path(out)
-    ids = pictures(images)
+    ids = choose_pictures(images, only)
     where = choose_device(device)
     if not encoders or not all(isinstance(encoder, ImageEncoder) for encoder in encoders):
         raise AlignvisError("extract takes a list of encoders, which alignvis.load_encoder makes of an id")
@@ -101,7 +102,7 @@ def extract(
         raise AlignvisError(f"{out} cannot hold tables ({error.strerror}); choose another folder") from error
     sigmas = sorted({float(f"{sigma:g}") for sigma in blur} - {0.0})  # as many digits as their names have
     chosen = [choose_layers(encoder, layers) for encoder in encoders]
-    about = {"sigmas": sigmas, "batch": batch, "device": where.type, "precision": precision}
+    about = {"sigmas": sigmas, "batch": batch, "device": where.type, "precision": precision, "some": only is not None}
     makings = [
         plan(images, ids, encoder, out, layers=kept, **about) for encoder, kept in zip(encoders, chosen, strict=True)
     ]

@@ -8,8 +8,7 @@ import itertools
 import json
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from math import prod
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,12 @@ import torch
 from torch import Tensor
 
 from alignvis.errors import AlignvisError
+from alignvis.hdf5 import child, in_one_piece, names, require_h5py, told
 
 if TYPE_CHECKING:
     import h5py
 
+KIND = "a Keras file (HDF5)"
 MODEL = b'{"class_name": "'  # how the configuration of a model begins, and that of some other things
 MODELS = 100  # that are looked at
 TEXT_BYTES = 2**22  # of a configuration; the longest known, LeViT's, has 180 kB
@@ -45,43 +46,19 @@ def read_keras(path: Path) -> dict[str, Any]:
 
     Source: `save_weights` and `save` of Keras 2 (``keras/src/saving/legacy/hdf5_format.py``).
     """
-    require_h5py(path)
+    require_h5py(path, KIND)
     import h5py
 
-    with _told(path), h5py.File(path, "r") as file:
+    with told(path, KIND), h5py.File(path, "r") as file:
         if file.id.links.exists(b"model_weights"):
             config = _config(path) if "model_config" in file.attrs else None
-            return {"model_config": config, "model_weights": _weights(_child(file, "model_weights"), path)}
+            return {"model_config": config, "model_weights": _weights(child(file, "model_weights"), path)}
         if "layer_names" in file.attrs or "layer_names0" in file.attrs:  # the second where there are many
             return _weights(file, path)
-        found = ", ".join(repr(name) for name in itertools.islice(file, 3)) or "nothing"
         raise AlignvisError(
-            f"{path} is an HDF5 file, but not one in which Keras 2 stored weights (it holds {found}); give the "
-            "published file, which ends in .h5"
+            f"{path} is an HDF5 file, but not one in which Keras 2 stored weights (it holds {names(file, 3)}); give "
+            "the published file, which ends in .h5"
         )
-
-
-def require_h5py(path: Path | str) -> None:
-    """Say so when what reads HDF5 is not installed."""
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise AlignvisError(
-            f'{path} is a Keras file (HDF5), and h5py, which reads those, is missing; pip install "alignvis[hdf5]"'
-        ) from error
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say in one sentence whatever a damaged or hostile file makes the machine stumble over."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, OverflowError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise AlignvisError(
-            f"{path} looks like a Keras file (HDF5), but is damaged or of a kind that is not read here ({said}); "
-            "fetch it again"
-        ) from error
 
 
 def _weights(group: "h5py.Group", path: Path) -> dict[str, Tensor]:
@@ -89,7 +66,7 @@ def _weights(group: "h5py.Group", path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     size, claimed = path.stat().st_size, 0
     for parts, dataset in _below(group):
-        claimed += _claim(dataset, "/".join(parts))
+        claimed += in_one_piece(dataset, "/".join(parts), SIZES)
         if claimed > size:
             raise ValueError(f"its tensors claim {claimed} bytes and more, and it has {size}")
         name = _name(parts)
@@ -112,20 +89,11 @@ def _below(group: "h5py.Group") -> Iterator[tuple[list[str], "h5py.Dataset"]]:
                 raise ValueError("its groups contain each other without end")
             if not isinstance(name, str):  # what is not UTF-8 comes as bytes
                 raise ValueError(f"it has something called {name!r}")
-            child = _child(inside, name)
-            if isinstance(child, h5py.Group):
-                waiting.append(([*parts, name], child))
+            found = child(inside, name)
+            if isinstance(found, h5py.Group):
+                waiting.append(([*parts, name], found))
             else:
-                yield [*parts, name], child
-
-
-def _child(group: "h5py.Group", name: str) -> "h5py.Group | h5py.Dataset":
-    """What a name in a group stands for, if it is in this file."""
-    import h5py
-
-    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"its {name!r} in {group.name!r} is a link that leads elsewhere")
-    return group[name]
+                yield [*parts, name], found
 
 
 def _name(parts: list[str]) -> str:
@@ -135,24 +103,6 @@ def _name(parts: list[str]) -> str:
             parts = parts[length:]
             break
     return "/".join(parts).removesuffix(":0")
-
-
-def _claim(dataset: "h5py.Dataset", name: str) -> int:
-    """How many bytes a tensor takes, if it is plain numbers that lie one behind the other in this file."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"its {name!r} is not a tensor")
-    made = dataset.id.get_create_plist()
-    if made.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or made.get_external_count():
-        raise ValueError(f"its tensor {name!r} is compressed, in pieces or in another file, which Keras does not do")
-    dtype = dataset.dtype
-    if dtype.itemsize not in SIZES.get(dtype.kind, ()) or dataset.shape is None:
-        raise ValueError(f"its tensor {name!r} is made of {dtype}, not of numbers")
-    claimed = prod(dataset.shape) * dtype.itemsize
-    if dataset.id.get_storage_size() != claimed:
-        raise ValueError(f"its tensor {name!r} claims {claimed} bytes and has {dataset.id.get_storage_size()}")
-    return claimed
 
 
 def _tensor(dataset: "h5py.Dataset") -> Tensor:

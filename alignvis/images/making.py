@@ -1,17 +1,18 @@
 """What a features table will say of itself, and whether the one that is there says the same."""
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from alignvis.errors import AlignvisError
 from alignvis.files import read_json
+from alignvis.images.brick import brick_pictures, open_brick, set_name
 from alignvis.images.embed import sizes
 from alignvis.images.encoder import ImageEncoder
-from alignvis.images.pixels import GEOMETRIES
+from alignvis.images.pixels import GEOMETRIES, pictures
 from alignvis.store import VERSION, Layout, load_features
 
 HOW = ("batch", "device", "versions")  # of the document: what moves an embedding by rounding only
@@ -53,14 +54,15 @@ def plan(
     batch: int,
     device: str,
     precision: str,
+    some: bool = False,
 ) -> Making:
-    """Say what a table of these pictures by this encoder will be."""
+    """Say what a table of these pictures, perhaps only some of the set, by this encoder will be."""
     row = encoder.row
     document = {
         "version": VERSION,
         "table": "features",
-        "image_set": Path(os.path.abspath(images)).name,
-        "simulated": _is_simulated(images / "simulated.json"),
+        "image_set": set_name(images),
+        "simulated": _is_simulated(images),
         "encoder": row.id,
         "aligned": row.aligned,
         "twin": row.twin,
@@ -81,7 +83,30 @@ def plan(
         "images": ids,
         "skipped": [],
     }
+    if some:  # so that calls for other pictures of the set keep their parts apart
+        document["chosen"] = sha256("\n".join(ids).encode()).hexdigest()[:12]
     return Making(out / f"{row.id}.safetensors", document, sizes(encoder, layers, sigmas))
+
+
+def choose_pictures(images: Path, only: Sequence[str] | None) -> list[str]:
+    """The ids of the pictures of a set, or of those that are asked for, in the order of the set.
+
+    Raises:
+        AlignvisError: when there are none, or one that is asked for is not there.
+    """
+    ids = brick_pictures(images) if images.is_file() else pictures(images)
+    if only is None:
+        return ids
+    wanted = set(only)
+    missing = sorted(wanted.difference(ids))
+    if missing:
+        raise AlignvisError(
+            f"{len(missing)} of the {len(wanted)} pictures asked for are not in {images} (the first is {missing[0]!r}, "
+            f"and it has, for example, {ids[0]!r}); give the image set that was shown"
+        )
+    if not wanted:
+        raise AlignvisError(f"no picture of {images} was asked for; name some, or none at all to embed every one")
+    return [image for image in ids if image in wanted]
 
 
 def choose_layers(encoder: ImageEncoder, layers: Collection[int] | Literal["all"]) -> list[int]:
@@ -127,7 +152,11 @@ def _as_asked(key: str, found: Any, asked: Any) -> bool:
     return key in HOW or found == asked
 
 
-def _is_simulated(mark: Path) -> bool:
+def _is_simulated(images: Path) -> bool:
+    if images.is_file():
+        with open_brick(images) as brick:
+            return brick.simulated
+    mark = images / "simulated.json"
     if not mark.exists():
         return False
     says = read_json(mark)

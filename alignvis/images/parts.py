@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
 from alignvis.files import partial_name, release
+from alignvis.images.brick import Reader, in_brick
 from alignvis.images.making import Making
 from alignvis.images.pixels import read, stamp
 from alignvis.progress import Progress, silent
@@ -163,6 +164,8 @@ def _is_current(path: Path, document: dict[str, Any], images: Path, skip_bad: bo
 
 def stamps_of(images: Path, ids: Sequence[str]) -> NDArray[np.int64]:
     """The stamp of each picture's file, (pictures, 2)."""
+    if images.is_file():  # a brick
+        return np.tile(np.array(stamp(images), np.int64), (len(ids), 1))
     return np.array([stamp(f"{images}/{image}") for image in ids], np.int64).reshape(-1, 2)
 
 
@@ -184,16 +187,17 @@ def compare(
     now = stamps_of(images, ids)
     suspects = np.flatnonzero(digests.any(axis=1) & (now != stamps).any(axis=1))
     changed = np.zeros(len(ids), bool)
-    found = pool.map(lambda row: _digest(images / ids[row]), suspects)
-    for number, (row, digest) in enumerate(zip(suspects, found, strict=True), 1):
-        changed[row] = digests[row].tobytes() != digest
-        progress(number, len(suspects), f"checking the pictures of {images.name}")
+    with Reader() as reader:
+        found = pool.map(lambda row: _digest(images / ids[row], reader), suspects)
+        for number, (row, digest) in enumerate(zip(suspects, found, strict=True), 1):
+            changed[row] = digests[row].tobytes() != digest
+            progress(number, len(suspects), f"checking the pictures of {images.name}")
     return changed, now
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path, reader: Reader) -> bytes:
     try:
-        return sha256(read(path)).digest()
+        return sha256(reader.pixels(path) if in_brick(path) else read(path)).digest()
     except AlignvisError:
         return b""  # not what it was; the pass reads it again and says why
 

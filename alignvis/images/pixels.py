@@ -141,6 +141,8 @@ def stamp(path: str | Path) -> tuple[int, int]:
     """
     try:
         status = os.stat(path)
+    except NotADirectoryError:  # a picture in a brick, see `brick.py`
+        return stamp(os.path.dirname(path))
     except OSError:
         return 0, 0
     return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
@@ -210,6 +212,11 @@ def decode(path: Path, data: bytes | None = None) -> Image.Image:
     # Pillow's readers raise whatever the broken bytes lead to: OSError, SyntaxError, struct.error, KeyError, ...
     except Exception as error:
         raise AlignvisError(f"{path} is a broken picture ({error}); restore it or remove it") from error
+
+
+def as_picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Take (height, width, 3) RGB for a picture."""
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def apply(geometry: Geometry, picture: Image.Image) -> NDArray[Any]:

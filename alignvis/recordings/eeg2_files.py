@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignvis.channels import is_occipital
 from alignvis.errors import AlignvisError
 from alignvis.files import read_json
 from alignvis.pickles import read_pickled
@@ -25,7 +26,7 @@ CHANNELS = (
     "C2 C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 "
     "O1 Oz O2"
 ).split()
-CHANNEL_SETS = {"all": CHANNELS, "occipital": [name for name in CHANNELS if name[0] in "OP"]}
+CHANNEL_SETS = {"all": CHANNELS, "occipital": [name for name in CHANNELS if is_occipital(name)]}
 
 
 @dataclass(frozen=True)

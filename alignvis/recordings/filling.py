@@ -63,6 +63,7 @@ def fill(
     dtype: str,
     sources: Sequence[Path],
     progress: Progress,
+    beside: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> None:
     """Fill and name a responses table.
 
@@ -77,6 +78,7 @@ def fill(
         read: the values of a block, (responses, channels, times).
         dtype: "float16" or "float32".
         sources: the files that the values come from; their digests are kept in the table.
+        beside: further tensors of the table, complete.
 
     Raises:
         AlignvisError: when a value is not finite or too large for the dtype, or whatever `read` raises; nothing is kept
@@ -86,6 +88,7 @@ def fill(
     layout |= {f"{part}.session": ("uint8", sessions[part].shape) for part in PARTS}
     layout |= {"sources.sha256": ("uint8", (len(sources), 32)), "sources.stamp": ("int64", (len(sources), 2))}
     layout["blocks.done"] = ("uint8", (len(blocks),))
+    layout |= {name: ("uint8", tensor.shape) for name, tensor in (beside or {}).items()}
     table = store.begin(out, layout, document)
     stamps = np.array([_stamp(path) for path in sources])
     if (table["sources.stamp"] != stamps).any():
@@ -93,6 +96,8 @@ def fill(
         table["sources.stamp"][...] = stamps
     for part in PARTS:
         table[f"{part}.session"][...] = sessions[part]
+    for name, tensor in (beside or {}).items():
+        table[name][...] = tensor
 
     done, total = 0, sum(len(block.rows) for block in blocks)
     waiting, saved = [], time.monotonic()
@@ -121,7 +126,8 @@ def fill(
 
 
 def _put(part: np.memmap, block: Block, values: NDArray[np.floating], channels: Sequence[str], out: Path) -> None:
-    values = values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # said below
+        values = values.astype(np.float32, copy=False)
     largest = np.abs(values).max(axis=(0, 2), initial=0)
     if not (largest <= np.finfo(part.dtype).max).all():  # false for NaN too
         worst = int(np.argmin(largest <= np.finfo(part.dtype).max))

@@ -1,8 +1,8 @@
 """Preprocessed THINGS-EEG2 files that other projects published -> a responses table.
 
 Two are around under the same names: that of the dataset's authors (17 channels, 100 Hz, 100 times, osf.io/anp5v), saved
-    by
-numpy, and that of NICE, ATM and AlignVis (63 channels, 250 Hz, 250 times), a bare pickle. Both are whitened already.
+by numpy, and that of NICE, ATM and AlignVis (63 channels, 250 Hz, 250 times), a bare pickle. Both are whitened already.
+Neither says when its samples were really measured, which follows from how they were resampled (`resample.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,17 @@ from alignvis.errors import AlignvisError
 from alignvis.pickles import read_pickled
 from alignvis.progress import Progress
 from alignvis.recordings.eeg2_files import PARTS, channel_names, channel_rows
+from alignvis.recordings.resample import sample_times
 from alignvis.recordings.sources import describe, hashing, sha256s
 from alignvis.recordings.trials import permutation
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
 KEYS = ("preprocessed_eeg_data", "ch_names", "times")
 VALUES = 2**22  # of a chunk: 34 MB in double precision
+RECORDED = 1000.0  # samples a second of the recordings that the published files were made from
+START = -0.2  # s after onset, where their trials began
+# The published time axes, (first s, samples a second, samples), and how many samples a trial had before resampling.
+PUBLISHED = {(-0.2, 100.0, 100): 1001, (0.0, 250.0, 250): 1201}
 # The sessions of the published repetitions before they were permuted. Sessions 1 and 2 share the training images
 # between them, and so do 3 and 4; which of the two showed an image is not in the file, so the first of each pair stands
 # for both.
@@ -38,6 +43,16 @@ class _Preprocessed:
     data: NDArray[np.floating]
     channels: list[str]
     times: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When samples were taken: ``tmin`` s after onset the first, ``sfreq`` a second; ``parameters`` say how far that is
+    from what the file states."""
+
+    tmin: float
+    sfreq: float
+    parameters: dict[str, Any]
 
 
 def is_preprocessed(folder: Path) -> bool:
@@ -82,17 +97,19 @@ def convert(
         raise AlignvisError(
             f"{train.path} has {rate:g} samples a second; for --sfreq {sfreq:g} give the raw recordings"
         )
+    clock = _clock(train.times, rate)
     names = train.channels if channels == "all" else channel_names(channels)
     rows = channel_rows(train.path, train.channels, names)
     sessions = {part: _sessions(part, files[part].data.shape[1]) for part in PARTS}
     document = about | {
         "channels": names,
-        "sfreq": rate,
-        "tmin": round(float(train.times[0]), 9),
+        "sfreq": clock.sfreq,
+        "tmin": clock.tmin,
         **{f"{part}_images": list(ids[part]) for part in PARTS},
         "parameters": {
             "preprocessed_elsewhere": True,
             "sessions": {part: _note(part, files[part].data.shape[1]) for part in PARTS},
+            **clock.parameters,
         },
         "sources": describe([file.path for file in files.values()], raw),
     }
@@ -133,6 +150,27 @@ def _copy(part: np.memmap, file: _Preprocessed, rows: NDArray[np.int64], images:
             f"{images.start + 1} to {images.start + len(values)}, which {part.dtype} does not hold; download it again"
         )
     part[images] = values
+
+
+def _clock(times: NDArray[np.float64], rate: float) -> _Clock:
+    """Work out when the samples of a published file were measured.
+
+    The resampler's padding in front is no whole number of new samples, and at 100 Hz not even the padded length is: the
+    authors' samples lie 9.990 ms apart, and 3.5 to 4.5 ms before the times in their file. Those of 250 Hz lie 4 ms
+    apart, as they should, and 1 ms late throughout, like those made here from the raw recordings: they keep the times
+    of their file.
+    """
+    tmin = round(float(times[0]), 9)
+    length = PUBLISHED.get((tmin, rate, len(times)))
+    if length is None:
+        return _Clock(tmin, rate, {})
+    measured = sample_times(length, RECORDED, rate)[-len(times) :] + START
+    late = [round(1000 * float(measured[end] - times[end]), 3) for end in (0, -1)]
+    parameters: dict[str, Any] = {"resampling": {"measured_after_nominal_ms": late}}
+    if late[0] == late[1]:
+        return _Clock(tmin, rate, parameters)
+    parameters["resampling"] |= {"nominal_tmin": tmin, "nominal_sfreq": rate}
+    return _Clock(round(float(measured[0]), 9), round(1 / float(np.diff(measured).mean()), 9), parameters)
 
 
 def _sessions(part: str, repetitions: int) -> NDArray[np.uint8]:

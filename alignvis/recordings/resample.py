@@ -5,6 +5,8 @@ from math import ceil, log2
 import numpy as np
 from numpy.typing import NDArray
 
+VALUES = 2**21  # padded, at once: what bounds the memory that long trials take
+
 
 def fft_resampler(length: int, old: float, new: float) -> NDArray[np.float64]:
     """Build the matrix that takes ``length`` samples from the rate ``old`` to the rate ``new``.
@@ -24,12 +26,16 @@ def fft_resampler(length: int, old: float, new: float) -> NDArray[np.float64]:
     """
     padded, front, kept = _sizes(length, old, new)
     ratio = new / old
-    signals = np.pad(np.eye(length), ((0, 0), (front, padded - length - front)), mode="edge")
-    bins = np.fft.rfft(signals, axis=1)[:, : kept // 2 + 1]
-    if kept % 2 == 0:
-        bins[:, kept // 2] *= 2  # the new Nyquist bin stands for both of its halves
-    drop = round(ratio * front)
-    return (np.fft.irfft(bins, n=kept, axis=1) * (kept / padded))[:, drop : drop + round(ratio * length)]
+    drop, times = round(ratio * front), round(ratio * length)
+    matrix, rows = np.empty((length, times)), max(1, VALUES // padded)
+    for first in range(0, length, rows):
+        unit = np.eye(min(rows, length - first), length, first)
+        signals = np.pad(unit, ((0, 0), (front, padded - length - front)), mode="edge")
+        bins = np.fft.rfft(signals, axis=1)[:, : kept // 2 + 1]
+        if kept % 2 == 0:
+            bins[:, kept // 2] *= 2  # the new Nyquist bin stands for both of its halves
+        matrix[first : first + rows] = (np.fft.irfft(bins, n=kept, axis=1) * (kept / padded))[:, drop : drop + times]
+    return matrix
 
 
 def sample_times(length: int, old: float, new: float) -> NDArray[np.float64]:
