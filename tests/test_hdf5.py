@@ -198,6 +198,13 @@ def test_a_piece_that_grows_when_unpacked_is_cut_off_and_refused(tmp_path):
     assert "cannot be unpacked" in sentence(path)
 
 
+def test_a_piece_that_is_packed_otherwise_than_the_others_is_refused(tmp_path):
+    path = write(tmp_path / "x.h5", np.ones((4, 2)), chunks=(2, 2), compression="gzip", shuffle=True)
+    with h5py.File(path, "a") as file:
+        file["x"].id.write_direct_chunk((2, 0), zlib.compress(np.ones((2, 2)).tobytes()), filter_mask=1)  # not shuffled
+    assert "is missing or packed otherwise" in sentence(path)
+
+
 def test_numbers_that_a_file_states(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["yes"], file["many"], file["text"], file["float"] = np.uint8(1), np.arange(3), "abc", 1.5

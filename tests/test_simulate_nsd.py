@@ -145,7 +145,7 @@ def test_fewer_trials_make_a_lower_best_score(large):
 
 def test_the_best_score_by_hand():
     """Two pictures that are 2 apart under unit noise: the nearer one is right with probability Phi(1), Phi(2) for 4."""
-    latent, one = np.array([[-1.0, 0.0], [1.0, 0.0]]), np.eye(2)
+    latent, one = np.array([[0.5, 0.0], [2.5, 0.0]]), np.eye(2)
     known = ceiling(latent, one, np.array([1, 1]), np.random.default_rng(0), draws=20_000)
     assert abs(known["top1"] - 0.8413447) < 4 * known["top1_error"] < 0.02
     assert abs(known["pairwise"] - 0.8413447) < 1e-6 and known["top5"] == 1
