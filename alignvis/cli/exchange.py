@@ -98,10 +98,11 @@ def import_(
     show_default=True,
     help="npy: plain arrays and info.json; alignvis: one .npy a picture, as its authors have them (features only).",
 )
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote.")
 @click.pass_obj
-def export(screen: Screen, table: Path, out: Path, layout: str) -> None:
+def export(screen: Screen, table: Path, out: Path, layout: str, overwrite: bool) -> None:
     """Write TABLE for other programs."""
     from alignvis.exchange.export import export_table
 
-    made = export_table(table, out, layout=layout, progress=screen.bar())
-    screen.result(made, f"wrote {out}: {made['files']} files")
+    made = export_table(table, out, layout=layout, overwrite=overwrite, progress=screen.bar())
+    screen.result(made, f"{'kept' if made['kept'] else 'wrote'} {out}: {made['files']} files")

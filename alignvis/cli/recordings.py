@@ -251,7 +251,9 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
 @click.option(
     "--sfreq",
     type=click.FloatRange(0, min_open=True),
-    help="Sampling rate to keep, Hz.  [default: 250, or the recording's if that is lower]",
+    default=250.0,
+    show_default=True,
+    help="Sampling rate to keep, Hz; of a slower recording, its own.",
 )
 @click.option(
     "--whiten/--no-whiten",
