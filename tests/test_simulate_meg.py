@@ -8,11 +8,11 @@ from PIL import Image
 from scipy.special import ndtr
 
 from alignvis.errors import AlignvisError
+from alignvis.recordings.ceiling import best_scores
 from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.fif import check_fif
 from alignvis.recordings.meg_brain import (
     COMMON,
-    best_scores,
     drives,
     error_covariance,
     fields,
@@ -164,7 +164,7 @@ def test_markers_say_that_it_is_not_real(small):
 
 def test_two_pictures_are_told_apart_as_often_as_two_normals():
     latent = np.array([[0.0, 0.0], [1.5, 0.0]])
-    known = best_scores(np.diag([4.0, 9.0]), latent, 4, np.random.default_rng(0), draws=20_000)
+    known = best_scores(np.diag([4.0, 9.0]), latent, np.full(len(latent), 4), np.random.default_rng(0), draws=20_000)
     expected = ndtr(1.5 / (2 / np.sqrt(4)) / 2)
     assert known["pairwise"] == pytest.approx(expected, abs=1e-12)
     assert known["top1"] == pytest.approx(expected, abs=5 * known["top1_error"]) and known["top5"] == 1.0

@@ -14,9 +14,10 @@ from alignvis.files import whole_file
 from alignvis.images.catalogue import load
 from alignvis.images.extract import extract
 from alignvis.recordings import simulate_nsd as simulation
+from alignvis.recordings.ceiling import best_scores
 from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.nsd import dataset_name, prepare
-from alignvis.recordings.simulate_nsd import ceiling, simulate_nsd
+from alignvis.recordings.simulate_nsd import simulate_nsd
 
 SMALL = {"sessions": 8, "trials_per_session": 30, "voxels": 40, "images": 100, "shared": 12, "noise": 2.0}
 
@@ -146,12 +147,12 @@ def test_fewer_trials_make_a_lower_best_score(large):
 def test_the_best_score_by_hand():
     """Two pictures that are 2 apart under unit noise: the nearer one is right with probability Phi(1), Phi(2) for 4."""
     latent, one = np.array([[0.5, 0.0], [2.5, 0.0]]), np.eye(2)
-    known = ceiling(latent, one, np.array([1, 1]), np.random.default_rng(0), draws=20_000)
+    known = best_scores(one, latent, np.array([1, 1]), np.random.default_rng(0), draws=20_000)
     assert abs(known["top1"] - 0.8413447) < 4 * known["top1_error"] < 0.02
     assert abs(known["pairwise"] - 0.8413447) < 1e-6 and known["top5"] == 1
-    four = ceiling(latent, one, np.array([4, 4]), np.random.default_rng(0), draws=20_000)
+    four = best_scores(one, latent, np.array([4, 4]), np.random.default_rng(0), draws=20_000)
     assert abs(four["top1"] - 0.9772499) < 4 * four["top1_error"] and abs(four["pairwise"] - 0.9772499) < 1e-6
-    mixed = ceiling(latent, 4 * one, np.array([4, 16]), np.random.default_rng(0), draws=20_000)
+    mixed = best_scores(4 * one, latent, np.array([4, 16]), np.random.default_rng(0), draws=20_000)
     assert abs(mixed["pairwise"] - (0.8413447 + 0.9772499) / 2) < 1e-6
     assert abs(mixed["top1"] - mixed["pairwise"]) < 4 * mixed["top1_error"]
 

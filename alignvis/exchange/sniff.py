@@ -6,9 +6,9 @@ from alignvis.errors import AlignvisError
 from alignvis.exchange import brains, features
 
 KNOWN = (
-    "recordings of NICE, ATM and AlignVis (.npy, .pkl), UBP (.pt), NeuroBridge and SAMGA (.npy with info.json) and ZEISS "
-    "(.npy with meta_*.json); features of AlignVis (.npy trees and .tar shards), ATM and UBP (.pt), NICE and NeuroBridge "
-    "(.npy) and ZEISS (.safetensors)"
+    "recordings of NICE, ATM and AlignVis (.npy, .pkl), UBP (.pt), NeuroBridge and SAMGA (.npy with info.json) and "
+    "ZEISS (.npy with meta_*.json); features of AlignVis (.npy trees and .tar shards), ATM and UBP (.pt), NICE and "
+    "NeuroBridge (.npy) and ZEISS (.safetensors)"
 )
 
 

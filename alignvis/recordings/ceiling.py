@@ -1,6 +1,7 @@
 """How well anyone could read a simulated recording: the model is known, so the best score is too."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,44 +76,67 @@ def best_reading(brain: Brain, latent: NDArray[np.float64]) -> Reading:
 
 def ceiling(
     brain: Brain, latent: NDArray[np.float64], repetitions: int, generator: np.random.Generator, draws: int = 200
-) -> dict[str, float | int]:
-    """Compute the best scores that a reader of one test picture at a time can expect.
+) -> dict[str, Any]:
+    """Compute the best scores (`best_scores`) of a reader who knows the brain, the noise and every picture's factors.
 
-    The reader knows the brain, the noise and the factors of every test picture, and takes the likeliest of them; no
-    reader of the prepared epochs does better, but for what is not linear and Gaussian in neighbours, gain and jitter,
-    and for assigning pictures to all the recordings at once. Top-k is a Monte Carlo over the noise in `draws` rounds of
-    all pictures; pairwise is exact: the mean over i != j of Phi(|z_i - z_j| / 2) in units of the noise.
+    No reader of the prepared epochs does better, but for what is not linear and Gaussian in neighbours, gain and
+    jitter, and for assigning pictures to all the recordings at once.
 
     Args:
         latent: (pictures, factors) of the test pictures.
         repetitions: trials averaged for each picture.
 
     Returns:
-        top1, top5 and pairwise in [0, 1], top1_error and top5_error (standard errors of the Monte Carlo), repetitions,
-        gallery and draws (picture by picture).
+        What `best_scores` does, and repetitions.
     """
-    noise = np.linalg.cholesky(best_reading(brain, latent).covariance / repetitions)
-    placed = np.linalg.solve(noise, latent.T).T
+    covariance = best_reading(brain, latent).covariance
+    return best_scores(covariance, latent, np.full(len(latent), repetitions), generator, draws) | {
+        "repetitions": repetitions
+    }
+
+
+def best_scores(
+    covariance: NDArray[np.float64],
+    latent: NDArray[np.float64],
+    trials: NDArray[np.int64],
+    generator: np.random.Generator,
+    draws: int = 200,
+) -> dict[str, Any]:
+    """Compute the best scores that a reader of one picture at a time can expect, who takes the likeliest of them.
+
+    Top-k is a Monte Carlo over the noise in `draws` rounds of all pictures; pairwise is exact: the mean over i != j of
+    Phi(|z_i - z_j| / 2) in units of picture i's noise.
+
+    Args:
+        covariance: (factors, factors) of the error of the best reading of one trial.
+        latent: (pictures, factors) of the pictures.
+        trials: (pictures,) how many each is the mean of.
+
+    Returns:
+        top1, top5 and pairwise in [0, 1], top1_error and top5_error (standard errors of the Monte Carlo), gallery and
+        draws (picture by picture).
+    """
+    placed = np.linalg.solve(np.linalg.cholesky(covariance), latent.T).T
+    sharpness = np.sqrt(trials)[:, None]
     squares = (placed**2).sum(axis=1)
     distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * placed @ placed.T, 0))
     others = ~np.eye(len(latent), dtype=bool)
     hits = np.zeros(2, dtype=np.int64)
     for _ in range(draws):
-        read = placed + generator.standard_normal(placed.shape)
+        read = placed + generator.standard_normal(placed.shape) / sharpness
         closeness = read @ placed.T - squares / 2
         rank = (closeness > closeness.diagonal()[:, None]).sum(axis=1)
         hits += [(rank < 1).sum(), (rank < 5).sum()]
-    trials = draws * len(latent)
-    top1, top5 = (hits / trials).tolist()
+    count = draws * len(latent)
+    top1, top5 = (hits / count).tolist()
     return {
         "top1": top1,
-        "top1_error": float(np.sqrt(top1 * (1 - top1) / trials)),
+        "top1_error": float(np.sqrt(top1 * (1 - top1) / count)),
         "top5": top5,
-        "top5_error": float(np.sqrt(top5 * (1 - top5) / trials)),
-        "pairwise": float(ndtr(distances[others] / 2).mean()),
-        "repetitions": repetitions,
+        "top5_error": float(np.sqrt(top5 * (1 - top5) / count)),
+        "pairwise": float(ndtr(distances * sharpness / 2)[others].mean()),
         "gallery": len(latent),
-        "draws": trials,
+        "draws": count,
     }
 
 

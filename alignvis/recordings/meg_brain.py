@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import toeplitz
-from scipy.special import ndtr
 
 # Sensors of a 275-channel CTF helmet on either side: region -> how many the rows 1, 2, ... have.
 SIDES = {
@@ -149,47 +148,3 @@ def error_covariance(brain: MegBrain) -> NDArray[np.float64]:
     patterns = np.linalg.solve(brain.space, brain.patterns[len(COMMON) :].T)
     covariance = np.linalg.inv((patterns.T @ patterns) * (whitened.T @ whitened))
     return (covariance + covariance.T) / 2
-
-
-def best_scores(
-    covariance: NDArray[np.float64],
-    latent: NDArray[np.float64],
-    repetitions: int,
-    generator: np.random.Generator,
-    draws: int = 200,
-) -> dict[str, float | int]:
-    """Compute the best scores that a reader of one test picture at a time can expect.
-
-    It knows the factors of every test picture and takes the likeliest. Top-k is a Monte Carlo over the noise in `draws`
-    rounds of all pictures; pairwise is exact: the mean over i != j of Phi(|z_i - z_j| / 2) in units of the noise.
-    Whoever reads trials that were divided by their baseline's spread knows less, so these scores are never exceeded
-    but by chance.
-
-    Args:
-        covariance: (factors, factors) of one trial's reading; n trials have an n-th of it.
-        latent: (pictures, factors) of the test pictures.
-        repetitions: trials averaged for each picture.
-
-    Returns:
-        top1, top5 and pairwise in [0, 1], top1_error and top5_error (standard errors of the Monte Carlo), repetitions,
-        gallery and draws (picture by picture).
-    """
-    placed = np.linalg.solve(np.linalg.cholesky(covariance / repetitions), latent.T).T
-    differences = np.linalg.norm(placed[:, None] - placed, axis=-1)
-    ranks = []
-    for _ in range(draws):
-        read = placed + generator.standard_normal(placed.shape)
-        away = np.linalg.norm(read[:, None] - placed, axis=-1)
-        ranks.append((away < away.diagonal()[:, None]).sum(axis=1))
-    top1, top5 = (float((np.concatenate(ranks) < k).mean()) for k in (1, 5))
-    count = draws * len(latent)
-    return {
-        "top1": top1,
-        "top1_error": float(np.sqrt(top1 * (1 - top1) / count)),
-        "top5": top5,
-        "top5_error": float(np.sqrt(top5 * (1 - top5) / count)),
-        "pairwise": float(ndtr(differences[~np.eye(len(latent), dtype=bool)] / 2).mean()),
-        "repetitions": repetitions,
-        "gallery": len(latent),
-        "draws": count,
-    }

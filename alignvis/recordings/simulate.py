@@ -1,10 +1,8 @@
 """A fake THINGS-EEG2 in the published layout: drawn pictures, a brain that answers to them, and a known best score."""
 
 import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
-from alignvis.files import read_json, whole_file, write_json
+from alignvis.files import whole_file, write_json
 from alignvis.progress import Progress, silent
 from alignvis.recordings.brain import ELECTRODES, RATE, Brain, drives, make_brain, record
 from alignvis.recordings.ceiling import SEQUENCE, SOA, ceiling
@@ -20,14 +18,15 @@ from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.eeg2_files import RAW_FILES
 from alignvis.recordings.eeg2_writer import npy_bytes, write_recording
 from alignvis.recordings.schedule import SESSIONS, concept_halves, sequences
+from alignvis.recordings.simulation_folder import MARKER, begin, claim, clear, found, statement, whole_files
 from alignvis.recordings.stimuli import Pictures, make_pictures, write_pictures
 from alignvis.recordings.trials import TARGET
 
 IMAGE_SET = "things-eeg2-simulated"
 TRAIN_REPETITIONS = 2  # in one session
 MOST_CONCEPTS = 9999  # pictures are coded up to ten times this, and the catch picture above
+LIBRARIES = ("numpy", "scipy", "pillow")  # that the bytes depend on
 LARGEST = 2**32 - 1  # bytes of a recording: pickle protocol 3, which the published files have, counts with 32 bits
-MARKER = "simulated.json"
 
 
 @dataclass(frozen=True)
@@ -94,21 +93,12 @@ def simulate_things_eeg2(
     design = Design(concepts, test, test_repetitions, noise, amplitude, seed, lead, tail, flat_channel)
     _check(design, subjects)
     images, raw = out / "images" / IMAGE_SET, out / "raw"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AlignvisError(f"the folder {out} cannot be made ({error.strerror}); choose another --out") from error
-    strange = [] if (images / MARKER).is_file() else _files(out)
-    if strange:
-        raise AlignvisError(
-            f"{out} already holds files that no simulation wrote (for example {strange[0].relative_to(out)}); choose a "
-            "new folder with --out"
-        )
-    shown = _statement({"concepts": concepts, "test": test, "seed": seed})
-    if overwrite and _found(images) not in (None, shown):
+    begin(out, images)
+    shown = statement("things-eeg2", {"concepts": concepts, "test": test, "seed": seed}, LIBRARIES)
+    if overwrite and found(images) not in (None, shown):
         for marker in raw.glob(f"sub-*/{MARKER}"):  # whoever saw the old pictures goes with them, and goes first
-            _clear(marker.parent)
-    _claim(images, shown, overwrite)
+            clear(marker.parent)
+    claim(images, shown, overwrite)
     pictures = make_pictures(concepts, test, _generator(seed))
     write_pictures(images, pictures, seed, progress)
     with whole_file(images / "image_metadata.npy") as partial:
@@ -119,7 +109,8 @@ def simulate_things_eeg2(
     for subject in subjects:
         folder = raw / f"sub-{subject:02d}"
         repetitions = {"train": TRAIN_REPETITIONS, "test": test_repetitions}
-        _claim(folder, {"subject": subject, "repetitions": repetitions} | _statement(asdict(design)), overwrite)
+        said = statement("things-eeg2", asdict(design), LIBRARIES)
+        claim(folder, {"subject": subject, "repetitions": repetitions} | said, overwrite)
         brain = make_brain(len(FACTORS), noise, amplitude, _generator(seed, subject))
         known = ceiling(brain, pictures.latent["test"], SESSIONS * test_repetitions, _generator(seed, subject, 0, 1))
         write_json(folder / "ceiling.json", {"simulated": True, **known})
@@ -130,7 +121,7 @@ def simulate_things_eeg2(
         "images": str(images),
         "parameters": asdict(design),
         "subjects": list(subjects),
-        "bytes": sum(file.stat().st_size for folder in (raw, images) for file in _files(folder)),
+        "bytes": sum(file.stat().st_size for folder in (raw, images) for file in whole_files(folder)),
         "ceiling": ceilings,
     }
 
@@ -191,69 +182,6 @@ def _sequence_samples(design: Design) -> int:
 def _generator(*key: int) -> np.random.Generator:
     """The random numbers of (seed, subject, session, purpose); subject 0 is the pictures'."""
     return np.random.default_rng([*key, *[0] * (4 - len(key))])
-
-
-def _files(folder: Path) -> list[Path]:
-    """The whole files below a folder."""
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".partial")
-
-
-def _statement(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What the marker of a folder says: what every other file in it is part of."""
-    versions = {name: version(name) for name in ("alignvis", "numpy", "scipy", "pillow")}
-    return {"simulated": True, "dataset": "things-eeg2", "parameters": dict(parameters), "versions": versions}
-
-
-def _found(folder: Path) -> dict[str, Any] | None:
-    """Read the marker of a folder, if it has one."""
-    marker = folder / MARKER
-    if not marker.is_file():
-        return None
-    found = read_json(marker)
-    if (
-        not isinstance(found, dict)
-        or found.get("simulated") is not True
-        or not isinstance(found.get("parameters"), dict)
-    ):
-        raise AlignvisError(f"{marker} is not the statement of a simulation; choose a new folder with --out")
-    return found
-
-
-def _claim(folder: Path, statement: Mapping[str, Any], overwrite: bool) -> None:
-    """Make a folder ours before anything is written to it.
-
-    Raises:
-        AlignvisError: when it belongs to something else.
-    """
-    found = _found(folder)
-    if found == statement:
-        return
-    if found is None and _files(folder):
-        raise AlignvisError(
-            f"{folder} holds files but no {MARKER}, so it may be a real recording; choose a new folder with --out"
-        )
-    if found is not None:
-        if not overwrite:
-            old, new = found["parameters"], statement["parameters"]
-            other = [
-                f"{name} {old.get(name)!r} instead of {value!r}"
-                for name, value in new.items()
-                if old.get(name) != value
-            ]
-            raise AlignvisError(
-                f"{folder} holds another simulation ({', '.join(other) or 'made by other versions'}); choose a new "
-                "folder with --out, or replace it with --overwrite"
-            )
-        _clear(folder)
-    write_json(folder / MARKER, statement)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a simulation wrote; its marker goes last, so that an interrupted call can be repeated."""
-    for path in folder.iterdir():
-        if path.name != MARKER:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (folder / MARKER).unlink()
 
 
 def _check(design: Design, subjects: Sequence[int]) -> None:

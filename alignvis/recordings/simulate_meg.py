@@ -14,6 +14,7 @@ from alignvis.errors import AlignvisError
 from alignvis.files import whole_file, write_json
 from alignvis.progress import Progress, silent
 from alignvis.recordings import simulation_folder as folders
+from alignvis.recordings.ceiling import best_scores
 from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.fif import BLOCK_END, BLOCK_START, HEADER, ID, INT, STRING, check_fif
 from alignvis.recordings.meg_brain import (
@@ -21,7 +22,6 @@ from alignvis.recordings.meg_brain import (
     SAMPLES,
     START,
     MegBrain,
-    best_scores,
     error_covariance,
     fields,
     make_meg_brain,
@@ -29,7 +29,7 @@ from alignvis.recordings.meg_brain import (
     standardise,
 )
 from alignvis.recordings.meg_files import COLUMNS, FOLDER, NEXT_FILE, REF_NAME, REF_ROLE
-from alignvis.recordings.stimuli import SPREAD, Pictures, write_pictures
+from alignvis.recordings.stimuli import SPREAD, Pictures, invent_words, write_pictures
 
 IMAGE_SET = "things-meg-simulated"
 SESSIONS, RUNS = 12, 10
@@ -100,7 +100,7 @@ def simulate_things_meg(
         The others are those of `MegDesign`.
 
     Returns:
-        raw, images (paths), parameters, subjects, bytes, and ceiling: by subject, what `meg_brain.best_scores` returns.
+        raw, images (paths), parameters, subjects, bytes, and ceiling: by subject, what `ceiling.best_scores` returns.
 
     Raises:
         AlignvisError: when a parameter is out of range, or `out` holds something else than this very simulation.
@@ -124,7 +124,10 @@ def simulate_things_meg(
     ceilings = {}
     for subject in subjects:
         brain = make_meg_brain(len(FACTORS), noise, amplitude, _generator(seed, subject))
-        known = best_scores(error_covariance(brain), pictures.latent["test"], SESSIONS, _generator(seed, subject, 0, 1))
+        tested = pictures.latent["test"]
+        # Whoever reads trials that were divided by their baseline's spread knows less: better only by chance.
+        known = best_scores(error_covariance(brain), tested, np.full(test, SESSIONS), _generator(seed, subject, 0, 1))
+        known["repetitions"] = SESSIONS
         write_json(folder / f"ceiling_P{subject}.json", {"simulated": True, **known})
         ceilings[subject] = known
         write_subject(folder, brain, pictures, design, subject, progress)
@@ -153,11 +156,7 @@ def make_things_tree(concepts: int, test: int, generator: np.random.Generator) -
     }
     fresh = latent["train"][~np.isin(rows["train"], tested)]
     latent = {part: (values - fresh.mean(axis=0)) / fresh.std(axis=0) for part, values in latent.items()}
-    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-    words: dict[str, None] = {}
-    while len(words) < concepts:
-        words["".join(generator.choice(syllables, 3))] = None
-    word = sorted(words)  # the alphabet numbers concepts, as in THINGS
+    word = sorted(invent_words(concepts, generator))  # the alphabet numbers concepts, as in THINGS
     names = {part: [word[concept] for concept in concept_of] for part, concept_of in rows.items()}
     files = {
         "train": [

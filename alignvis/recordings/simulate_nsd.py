@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from alignvis.errors import AlignvisError
 from alignvis.files import whole_file, write_json
 from alignvis.hdf5 import require_h5py
 from alignvis.progress import Progress, silent
 from alignvis.recordings import simulation_folder
+from alignvis.recordings.ceiling import best_scores
 from alignvis.recordings.drawing import FACTORS, paint
 from alignvis.recordings.nsd_files import BETAS, DESIGN, EXPERIMENT, MOST_SESSIONS, MOST_VOXELS, SUBJECTS, TRIALS
 
@@ -24,7 +24,6 @@ SIDE = 64  # pixels of a picture
 REPETITIONS = 3  # of each picture in the whole experiment
 OFFSET = 1.0  # standard deviation over sessions of a voxel's mean, in those of its trials
 GAIN = 0.4  # standard deviation over sessions of the logarithm of a voxel's gain
-DRAWS = 200  # rounds of all test pictures for the best score
 TEXT = b"MATLAB 5.0 MAT-file, simulated by alignvis"  # without the time that scipy notes
 
 
@@ -99,7 +98,8 @@ def simulate_nsd(
         The others are those of `Design`.
 
     Returns:
-        raw, images (paths), parameters, subjects, bytes, and ceiling: by subject, what `ceiling` returns.
+        raw, images (paths), parameters, subjects, bytes, and ceiling: by subject, what `best_scores` returns, and
+            trials, how many test pictures have one, two, three.
 
     Raises:
         AlignvisError: when h5py is not installed, a parameter is out of range, or `out` holds something else than this
@@ -141,51 +141,6 @@ def simulate_nsd(
     }
 
 
-def ceiling(
-    latent: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-    trials: NDArray[np.int64],
-    generator: np.random.Generator,
-    draws: int = DRAWS,
-) -> dict[str, Any]:
-    """Compute the best scores that a reader of one test picture at a time can expect.
-
-    The reader knows the voxels, the noise and the factors of every test picture, and takes the likeliest of them. Top-k
-    is a Monte Carlo over the noise in `draws` rounds of all pictures; pairwise is exact.
-
-    Args:
-        latent: (pictures, factors) of the test pictures that were shown.
-        covariance: (factors, factors) of the error of the best reading of one trial.
-        trials: (pictures,) how many each has the mean of.
-
-    Returns:
-        top1, top5 and pairwise in [0, 1], top1_error and top5_error (standard errors of the Monte Carlo), gallery, and
-        trials: how many pictures have one, two, three.
-    """
-    placed = np.linalg.solve(np.linalg.cholesky(covariance), latent.T).T
-    squares = (placed**2).sum(axis=1)
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * placed @ placed.T, 0))
-    others = ~np.eye(len(latent), dtype=bool)
-    hits = np.zeros(2, dtype=np.int64)
-    for _ in range(draws):
-        read = placed + generator.standard_normal(placed.shape) / np.sqrt(trials)[:, None]
-        closeness = read @ placed.T - squares / 2
-        rank = (closeness > closeness.diagonal()[:, None]).sum(axis=1)
-        hits += [(rank < 1).sum(), (rank < 5).sum()]
-    top1, top5 = (hits / (draws * len(latent))).tolist()
-    pairwise = ndtr(distances * np.sqrt(trials)[:, None] / 2)[others].mean()
-    error = [float(np.sqrt(top * (1 - top) / (draws * len(latent)))) for top in (top1, top5)]
-    return {
-        "top1": top1,
-        "top1_error": error[0],
-        "top5": top5,
-        "top5_error": error[1],
-        "pairwise": float(pairwise),
-        "gallery": len(latent),
-        "trials": {str(count): int((trials == count).sum()) for count in range(1, REPETITIONS + 1)},
-    }
-
-
 def _shown(design: Design) -> Shown:
     """Draw the pictures' factors, the order of the trials, and the pictures that each subject sees."""
     generator = _generator(design)
@@ -209,7 +164,8 @@ def _known(design: Design, shown: Shown, weights: NDArray[np.float64], subject: 
     trials = np.bincount(held, minlength=design.shared + 1)[1 : design.shared + 1]
     rows = shown.lists[subject - 1][: design.shared][trials > 0] - 1
     covariance = design.noise**2 * np.linalg.inv(weights @ weights.T)
-    return ceiling(shown.latent[rows], covariance, trials[trials > 0], _generator(design, subject, 0))
+    known = best_scores(covariance, shown.latent[rows], trials[trials > 0], _generator(design, subject, 0))
+    return known | {"trials": {str(count): int((trials == count).sum()) for count in range(1, REPETITIONS + 1)}}
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

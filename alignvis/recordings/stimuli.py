@@ -70,7 +70,7 @@ def make_pictures(concepts: int, test: int, generator: np.random.Generator) -> P
     latent = {part: (values - mean) / spread for part, values in latent.items()}
     target = generator.standard_normal(len(FACTORS))
 
-    words = _words(concepts + test, generator)
+    words = invent_words(concepts + test, generator)
     # The alphabet numbers concepts, as in THINGS; the shift keeps each THINGS number apart from the split's own.
     number = {word: test + rank for rank, word in enumerate(sorted(words), 1)}
     split = {"train": (sorted(words[:concepts]), EXEMPLARS), "test": (sorted(words[concepts:]), 1)}
@@ -102,7 +102,7 @@ def write_pictures(folder: Path, pictures: Pictures, seed: int, progress: Progre
             progress(done, len(factors), "drawing pictures")
 
 
-def _words(count: int, generator: np.random.Generator) -> list[str]:
+def invent_words(count: int, generator: np.random.Generator) -> list[str]:
     """Invent distinct words, in no order."""
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
     words: dict[str, None] = {}
