@@ -8,10 +8,8 @@ import argparse
 import json
 import os
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.apart import measure, tell  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from tests import slow_things_eeg2 as slow  # noqa: E402
 
@@ -74,37 +73,16 @@ def write_sessions(folder: Path, scale: float, count: int) -> None:
             write_recording(path, codes(name, scale, session, rng), DESIGN[name][4], rng)
 
 
-def measure(who: str, folder: Path, count: int) -> dict[str, float]:
-    """Run one of the two in a process of its own; sample its anonymous memory every 20 ms."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--run", who, str(folder), str(count)], stdout=subprocess.PIPE, text=True
-    )
-    peak = 0
-    while process.poll() is None:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
-        time.sleep(0.02)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{who} ended with exit code {process.returncode}")
-    return json.loads(output) | {"peak_anonymous_mb": round(peak / 1024)}
-
-
 def run(who: str, folder: Path, count: int) -> None:
-    """Run one of the two here on the first sessions, and say how long it took."""
-    begun, sessions = time.perf_counter(), tuple(range(1, count + 1))
-    if who == "ours":
-        from alignvis.recordings.things_eeg2 import prepare
-
-        out = folder / "ours.safetensors"
-        prepare(folder / "raw", subject=1, images=folder / "images", out=out, sessions=sessions, overwrite=True)
-    else:
+    """Run one of the two on the first sessions."""
+    sessions = tuple(range(1, count + 1))
+    if who == "twin":
         slow.prepare(folder / "raw" / "sub-01", sessions=sessions)
-    cpu = time.process_time()  # what counts where others use the machine too
-    print(json.dumps({"seconds": round(time.perf_counter() - begun, 1), "cpu_seconds": round(cpu, 1)}))
+        return
+    from alignvis.recordings.things_eeg2 import prepare
+
+    out = folder / "ours.safetensors"
+    prepare(folder / "raw", subject=1, images=folder / "images", out=out, sessions=sessions, overwrite=True)
 
 
 def main() -> None:
@@ -118,7 +96,7 @@ def main() -> None:
     parser.add_argument("--run", nargs=3, metavar=("WHO", "FOLDER", "COUNT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        run(options.run[0], Path(options.run[1]), int(options.run[2]))
+        tell(lambda: run(options.run[0], Path(options.run[1]), int(options.run[2])))
         return
     result = {"benchmark": "prepare", "n": 1}
     for scale, who, counts in (
@@ -131,7 +109,7 @@ def main() -> None:
                 for count in counts:
                     folders = [Path(folder, "raw", "sub-01", f"ses-{session + 1:02d}") for session in range(count)]
                     megabytes = sum(path.stat().st_size for ses in folders for path in ses.iterdir()) // 10**6
-                    measured = {name: measure(name, Path(folder), count) for name in who}
+                    measured = {name: measure(__file__, name, Path(folder), count) for name in who}
                     result[f"{count} sessions x {scale:g}"] = {"raw_mb": megabytes} | measured
     import mne
 

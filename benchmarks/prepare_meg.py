@@ -8,10 +8,8 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alignvis.progress import silent  # noqa: E402
+from benchmarks.apart import measure, tell  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 
 DESIGN = (1854, 200, 200)  # concepts, test pictures and catch trials of one of the twelve published sessions
@@ -55,34 +54,10 @@ def plain(folder: Path) -> None:
     np.save(folder / "test.npy", test)
 
 
-def run(who: str, folder: Path) -> None:
-    """Run one of the two here, and say how long it took."""
-    begun = time.perf_counter()
-    if who == "ours":
-        from alignvis.recordings.things_meg import prepare
+def ours(folder: Path) -> None:
+    from alignvis.recordings.things_meg import prepare
 
-        prepare(folder, subject=1, out=folder / "ours.safetensors")
-    else:
-        plain(folder)
-    cpu = time.process_time()  # what counts where others use the machine too
-    print(json.dumps({"seconds": round(time.perf_counter() - begun, 1), "cpu_seconds": round(cpu, 1)}))
-
-
-def measure(who: str, folder: Path) -> dict[str, float]:
-    """Run one of the two in a process of its own; sample its anonymous memory every 20 ms."""
-    process = subprocess.Popen([sys.executable, __file__, "--run", who, str(folder)], stdout=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
-        time.sleep(0.02)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{who} ended with exit code {process.returncode}")
-    return json.loads(output) | {"peak_anonymous_mb": round(peak / 1024)}
+    prepare(folder, subject=1, out=folder / "ours.safetensors")
 
 
 def main() -> None:
@@ -97,7 +72,7 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        run(options.run[0], Path(options.run[1]))
+        tell(lambda: {"ours": ours, "plain": plain}[options.run[0]](Path(options.run[1])))
         return
     import mne
 
@@ -108,10 +83,10 @@ def main() -> None:
             write_subject(folder, scale)
             epochs = sum(12 * max(3, round(count * scale)) for count in DESIGN)
             megabytes = sum(path.stat().st_size for path in folder.glob("*.fif")) // 10**6
-            measured = {"ours": measure("ours", folder)}
+            measured = {"ours": measure(__file__, "ours", folder)}
             (folder / "ours.safetensors").unlink()
             if scale <= options.plain_scale:
-                measured["plain"] = measure("plain", folder)
+                measured["plain"] = measure(__file__, "plain", folder)
             for found in measured.values():
                 found["ms_per_trial"] = round(1000 * found["seconds"] / epochs, 2)
             result[f"scale {scale:g}"] = {"trials": epochs, "raw_mb": megabytes} | measured

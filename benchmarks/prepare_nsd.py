@@ -9,16 +9,16 @@ system may take back. Linux only.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.apart import measure, tell  # noqa: E402
 
 SESSION, SESSIONS, SHARED, VOXELS = 750, 40, 1000, 15_724  # of the published design, and of subject 1
 
@@ -66,31 +66,6 @@ def published(folder: Path) -> None:
         np.save(folder / f"{part}.npy", means)
 
 
-def measure(who: str, folder: Path) -> dict[str, float]:
-    """Run one of the two in a process of its own; sample its anonymous memory every 10 ms."""
-    process = subprocess.Popen([sys.executable, __file__, "--run", who, str(folder)], stdout=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
-        time.sleep(0.01)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{who} ended with exit code {process.returncode}")
-    return json.loads(output) | {"peak_anonymous_mb": round(peak / 1024)}
-
-
-def run(who: str, folder: Path) -> None:
-    """Run one of the two here, and say how long it took."""
-    begun = time.perf_counter()
-    {"ours": ours, "published": published}[who](folder)
-    cpu = time.process_time()  # what counts where others use the machine too
-    print(json.dumps({"seconds": round(time.perf_counter() - begun, 2), "cpu_seconds": round(cpu, 2)}))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, nargs="+", default=[10, 20, 37], help="sizes to measure, ascending")
@@ -100,7 +75,7 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        run(options.run[0], Path(options.run[1]))
+        tell(lambda: {"ours": ours, "published": published}[options.run[0]](Path(options.run[1])))
         return
     result = {"benchmark": "prepare_nsd", "n": 1, "voxels": options.voxels, "trials": {}}
     for sessions in options.sessions:
@@ -108,7 +83,7 @@ def main() -> None:
             write(Path(folder), sessions, options.voxels)
             size = (Path(folder) / "subj01_nsdgeneral.hdf5").stat().st_size
             who = ("ours", "published") if sessions <= options.published else ("ours",)
-            measured = {name: measure(name, Path(folder)) for name in who}
+            measured = {name: measure(__file__, name, Path(folder)) for name in who}
             result["trials"][str(sessions * SESSION)] = {"raw_mb": size // 10**6} | measured
     from benchmarks.machine import machine  # here, since it loads torch, which neither of the two needs
 

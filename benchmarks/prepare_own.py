@@ -8,10 +8,8 @@ the peak of RssAnon: what the process itself holds, without the pages of mapped 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.apart import measure, tell  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from tests import raw_files as files  # noqa: E402
 
@@ -42,13 +41,12 @@ def write(folder: Path, minutes: float) -> int:
 
 
 def run(who: str, folder: Path) -> None:
-    """Run one of them here, and say how long it took."""
+    """Run one of them."""
     import mne
 
     from alignvis.recordings.own import prepare
     from alignvis.recordings.own_events import read_events
 
-    begun, cpu = time.perf_counter(), time.process_time()
     if who == "mne":
         raw = mne.io.read_raw_brainvision(folder / "a.vhdr", verbose="error")
         onsets = np.rint(read_events(folder / "a.tsv").onsets * RATE).astype(int)
@@ -63,25 +61,6 @@ def run(who: str, folder: Path) -> None:
             out=folder / f"{who}.safetensors",
             whiten=who == "ours whitened",
         )
-    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-    print(json.dumps({"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}))
-
-
-def measure(who: str, folder: Path) -> dict[str, float]:
-    """Run one of them in a process of its own; sample its anonymous memory every 20 ms."""
-    process = subprocess.Popen([sys.executable, __file__, "--run", who, str(folder)], stdout=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
-        time.sleep(0.02)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{who} ended with exit code {process.returncode}")
-    return json.loads(output) | {"peak_anonymous_mb": round(peak / 1024)}
 
 
 def main() -> None:
@@ -91,13 +70,15 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        run(options.run[0], Path(options.run[1]))
+        tell(lambda: run(options.run[0], Path(options.run[1])))
         return
     result = {"benchmark": "prepare_own", "n": 1, "channels": CHANNELS, "rate": RATE, "seconds_between_onsets": APART}
     for minutes in options.minutes:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             size = write(Path(folder), minutes)
-            result[f"{minutes:g} minutes"] = {"raw_mb": round(size / 1e6)} | {w: measure(w, Path(folder)) for w in WHO}
+            result[f"{minutes:g} minutes"] = {"raw_mb": round(size / 1e6)} | {
+                w: measure(__file__, w, Path(folder)) for w in WHO
+            }
     import mne
 
     result["load"] = round(os.getloadavg()[0], 1)

@@ -224,7 +224,7 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
     type=click.Path(path_type=Path),
     multiple=True,
     required=True,
-    help="Recording: BrainVision .vhdr, EDF/BDF, EEGLAB .set, FIF or CTF .ds; one a session, in order.",
+    help="Recording: BrainVision .vhdr, EDF/BDF, EEGLAB .set, FIF or CTF .ds; once for each, in order.",
 )
 @click.option(
     "--events",
@@ -232,6 +232,12 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
     multiple=True,
     required=True,
     help="Table with the columns onset (s), image (id) and split (train or test); one a recording, in order.",
+)
+@click.option(
+    "--session",
+    type=click.IntRange(1, 255),
+    multiple=True,
+    help="Number of the session that a recording belongs to; one a recording, in order.  [default: each its own]",
 )
 @click.option("--subject", type=click.IntRange(1, 999), default=1, show_default=True)
 @click.option("--dataset", default="own", show_default=True, help="Name of the folder in ROOT/responses.")
@@ -251,9 +257,7 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
 @click.option(
     "--sfreq",
     type=click.FloatRange(0, min_open=True),
-    default=250.0,
-    show_default=True,
-    help="Sampling rate to keep, Hz; of a slower recording, its own.",
+    help="Sampling rate to keep, Hz.  [default: 250, or the recording's where that is lower]",
 )
 @click.option(
     "--whiten/--no-whiten",
@@ -273,6 +277,7 @@ def prepare_mne(
     screen: Screen,
     raw: tuple[Path, ...],
     events: tuple[Path, ...],
+    session: tuple[int, ...],
     subject: int,
     dataset: str,
     float32: bool,
@@ -287,7 +292,9 @@ def prepare_mne(
     from alignvis.recordings.own import prepare
 
     where = _to(screen, dataset, subject, float32)
-    _prepared(screen, prepare(raw, events=events, subject=subject, dataset=dataset, **where, **options))
+    sessions = session or None
+    made = prepare(raw, events=events, sessions=sessions, subject=subject, dataset=dataset, **where, **options)
+    _prepared(screen, made)
     _what_now(screen, dataset)
 
 

@@ -22,10 +22,11 @@ from alignvis.recordings.epochs import BASELINE, Epoch, epoch
 from alignvis.recordings.filling import PARTS, about, fill, is_there, summary
 from alignvis.recordings.own_events import Events, check_parts, read_events
 from alignvis.recordings.own_files import Recording, choose, open_any, unit_of
-from alignvis.recordings.own_noise import SCALED, UNTOUCHED, WHITENED, Session, blocks, reader
+from alignvis.recordings.own_noise import SCALED, UNTOUCHED, WHITENED, Trials, blocks, reader
 from alignvis.recordings.sources import describe
 
 WINDOW = (0.0, 1.0)
+SFREQ = 250.0
 SESSIONS = 255  # what a table can number
 UNITS = {WHITENED: "noise standard deviations", SCALED: "channel standard deviations"}
 
@@ -51,9 +52,10 @@ def prepare(
     channels: str = "all",
     window: tuple[float, float] = WINDOW,
     baseline: tuple[float, float] | None = BASELINE,
-    sfreq: float | None = 250.0,
+    sfreq: float | None = None,
     whiten: bool | None = None,
     repetitions: tuple[int, int] | None = None,
+    sessions: Sequence[int] | None = None,
     dtype: str = "float16",
     overwrite: bool = False,
     progress: Progress = silent,
@@ -66,7 +68,7 @@ def prepare(
     interrupted continues.
 
     Args:
-        raw: the recordings: BrainVision (.vhdr), EDF, BDF, EEGLAB (.set), FIF or CTF (a .ds folder), a session each.
+        raw: the recordings: BrainVision (.vhdr), EDF, BDF, EEGLAB (.set), FIF or CTF (a .ds folder).
         events: for each recording its events table.
         dataset: what the table is filed under; a name that ends in -simulated says so in the table.
         out: the table to write.
@@ -74,12 +76,16 @@ def prepare(
             commas.
         window: (first, last) s after onset; the last sample is left out.
         baseline: (first, last) s after onset, both included; none takes nothing off.
-        sfreq: samples a second of the table; none keeps those of the recordings.
+        sfreq: samples a second of the table: 250, or those of the recordings where that is lower; a number that is the
+            recordings' own keeps them.
         whiten: None whitens if in every session the training trials that an image has beyond its first are, over all
             images, at least as many as the channels, and otherwise divides each channel by its standard deviation over
             the session's training trials; True insists; False leaves values as they were recorded.
         repetitions: trials to keep of each (training, test) image over all sessions; by default as many as the image
-            with the fewest has. The first ones are kept.
+            with the fewest has. The first ones are kept: in order of session, then of recordings as given, then of time.
+        sessions: for each recording the number of the session that it belongs to, 1 to 255; by default each is a session
+            of its own, numbered as given. Recordings of one session share their noise, so that one of test images alone
+            can be whitened by the training trials of another.
         dtype: "float16" or "float32".
         overwrite: replace a table that is there; otherwise one made with the same options is kept.
 
@@ -95,7 +101,10 @@ def prepare(
     """
     begun = time.monotonic()
     raw, events, out = [Path(path) for path in raw], [Path(path) for path in events], Path(out)
-    _check_call(raw, events, subject, dataset, dtype, repetitions)
+    numbers = list(range(1, len(raw) + 1)) if sessions is None else [int(number) for number in sessions]
+    _check_call(raw, events, numbers, subject, dataset, dtype, repetitions)
+    order = sorted(range(len(raw)), key=numbers.__getitem__)  # as given within a session
+    raw, events, numbers = ([each[place] for place in order] for each in (raw, events, numbers))
     tables = [read_events(path) for path in events]
     check_parts(tables)
     asked = {
@@ -107,26 +116,27 @@ def prepare(
         "sfreq": sfreq and float(sfreq),
         "whiten": whiten,
         "repetitions": repetitions and list(repetitions),
+        "sessions": numbers,
         "dtype": dtype,
     }
     if is_there(out, asked, overwrite):
         return summary(out, True, begun, [])
-    recordings = [open_any(path, session) for session, path in enumerate(raw, 1)]
+    recordings = [open_any(*each) for each in zip(raw, numbers, strict=True)]
     names, warnings = choose(recordings, channels)
-    cut = epoch(recordings, _rate(recordings[0], sfreq), window, baseline)
+    rate = _rate(recordings[0], sfreq)
+    cut = epoch(recordings, None if rate == recordings[0].rate else rate, window, baseline)
     found = [_whole(*each, cut) for each in zip(recordings, tables, strict=True)]
     warnings += [note for recording in recordings for note in recording.notes] + [
         n for each in found for n in each.notes
     ]
-    ids, sessions, places, notes = _plan(found, repetitions)
+    ids, shown_in, places, notes = _plan(found, numbers, repetitions)
     warnings += notes
-    method, note = _method(places, len(names), whiten)
+    method, note = _method(places, numbers, len(names), whiten)
     warnings += [note] if note else []
 
     import mne
 
     document = about(dataset, subject, UNITS.get(method) or unit_of(recordings[0], names), _simulated(dataset), asked)
-    rate = cut.rate if sfreq is None else float(sfreq)
     sources = [path for recording in recordings for path in recording.files] + events
     sources = [Path(os.path.abspath(path)) for path in sources]
     document |= {
@@ -134,33 +144,45 @@ def prepare(
         "sfreq": rate,
         "tmin": cut.tmin,
         **{f"{part}_images": ids[part] for part in PARTS},
-        "parameters": _parameters(cut, rate, method, len(recordings)),
+        "parameters": _parameters(cut, rate, method, sorted(set(numbers))),
         "sources": describe(sources, Path(os.path.commonpath([path.parent for path in sources]))),
         "versions": document["versions"] | {"mne": mne.__version__},
     }
     work = blocks(recordings, places, cut, len(names))
     read, progress = reader(recordings, places, cut, names, method, out.parent, progress)
     shape = len(names), cut.matrix.shape[1]
-    fill(out, document, sessions, shape, work, read, dtype=dtype, sources=sources, progress=progress)
+    fill(out, document, shown_in, shape, work, read, dtype=dtype, sources=sources, progress=progress)
     return summary(out, False, begun, warnings)
 
 
 def _check_call(
     raw: Sequence[Path],
     events: Sequence[Path],
+    numbers: Sequence[int],
     subject: int,
     dataset: str,
     dtype: str,
     repetitions: tuple[int, int] | None,
 ) -> None:
-    if not 1 <= len(raw) <= SESSIONS or len(raw) != len(events):
+    if not raw or len(raw) != len(events):
         raise AlignvisError(
-            f"there are {len(raw)} recordings and {len(events)} events tables; give 1 to {SESSIONS} recordings, and "
-            "for each its events table, in the same order"
+            f"there are {len(raw)} recordings and {len(events)} events tables; give at least one recording, and for "
+            "each its events table, in the same order"
+        )
+    if len(raw) != len(numbers):
+        raise AlignvisError(
+            f"there are {len(raw)} recordings and {len(numbers)} numbers of sessions; give --session once for each "
+            "--raw, in the same order, or leave it out"
+        )
+    beyond = [number for number in numbers if not 1 <= number <= SESSIONS]
+    if beyond:
+        raise AlignvisError(
+            f"there is no room for a session {beyond[0]}, as a table numbers sessions from 1 to {SESSIONS}; put "
+            "recordings that belong together into one session with --session"
         )
     twice = [path for place, path in enumerate(raw) if path in raw[:place]]
     if twice:
-        raise AlignvisError(f"{twice[0]} is given more than once; each recording is a session of its own")
+        raise AlignvisError(f"{twice[0]} is given more than once; give each recording once")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", dataset) or subject < 1:
         raise AlignvisError(
             f"the table cannot be filed under dataset {dataset!r}, subject {subject}; a dataset is named with letters, "
@@ -176,10 +198,10 @@ def _simulated(dataset: str) -> bool:
     return dataset.endswith("-simulated")
 
 
-def _rate(recording: Recording, sfreq: float | None) -> float | None:
-    """The rate to resample to; none if there is nothing to do."""
-    if sfreq is None or sfreq == recording.rate:
-        return None
+def _rate(recording: Recording, sfreq: float | None) -> float:
+    """Samples a second of the table."""
+    if sfreq is None:
+        return min(SFREQ, recording.rate)
     if sfreq > recording.rate:
         raise AlignvisError(
             f"{recording.path} has {recording.rate:g} samples a second, and --sfreq {sfreq:g} would have to invent "
@@ -221,17 +243,20 @@ def _whole(recording: Recording, events: Events, cut: Epoch) -> _Found:
 
 
 def _plan(
-    found: Sequence[_Found], repetitions: tuple[int, int] | None
-) -> tuple[dict[str, list[str]], dict[str, NDArray[np.uint8]], list[dict[str, Session]], list[str]]:
-    """Give each trial its place: images in order of their ids, the trials of an image in order of sessions and time.
+    found: Sequence[_Found], numbers: Sequence[int], repetitions: tuple[int, int] | None
+) -> tuple[dict[str, list[str]], dict[str, NDArray[np.uint8]], list[dict[str, Trials]], list[str]]:
+    """Give each trial its place: images in order of their ids, the trials of an image in order of recordings and time.
+
+    Args:
+        numbers: the session of each recording, ascending.
 
     Returns:
-        The image ids and the sessions of both parts, the trials of every session by part, and sentences on what was
+        The image ids and the sessions of both parts, the trials of every recording by part, and sentences on what was
         left out.
     """
     ids: dict[str, list[str]] = {}
     sessions: dict[str, NDArray[np.uint8]] = {}
-    places: list[dict[str, Session]] = [{} for _ in found]
+    places: list[dict[str, Trials]] = [{} for _ in found]
     notes = []
     for number, part in enumerate(PARTS):
         trials = [np.flatnonzero(each.parts == number) for each in found]
@@ -253,14 +278,14 @@ def _plan(
             )
         sessions[part] = np.zeros((len(ids[part]), kept), dtype=np.uint8)
         filled = np.zeros(len(ids[part]), dtype=np.int64)
-        for session, (each, mine, row) in enumerate(zip(found, trials, rows, strict=True), 1):
+        for session, each, mine, row, here in zip(numbers, found, trials, rows, places, strict=True):
             slots = np.empty(len(row), dtype=np.int64)
             for trial, image in enumerate(row):
                 slots[trial] = filled[image]
                 filled[image] += 1
             slots[slots >= kept] = -1
             sessions[part][row[slots >= 0], slots[slots >= 0]] = session
-            places[session - 1][part] = Session(each.onsets[mine], row, slots)
+            here[part] = Trials(each.onsets[mine], row, slots)
         if counts.sum() > kept * len(counts):
             notes.append(
                 f"{counts.sum() - kept * len(counts)} {part} trials were left out: {kept} of each image are kept, and "
@@ -269,18 +294,24 @@ def _plan(
     return ids, sessions, places, notes
 
 
-def _method(places: Sequence[dict[str, Session]], channels: int, whiten: bool | None) -> tuple[str, str]:
+def _method(
+    places: Sequence[dict[str, Trials]], numbers: Sequence[int], channels: int, whiten: bool | None
+) -> tuple[str, str]:
     """How noise is treated, and what the user should know about it."""
     if whiten is False:
         return UNTOUCHED, ""
-    for session, here in enumerate(places, 1):
-        trials = here["train"].rows
-        beyond = len(trials) - len(np.unique(trials))
-        if not len(trials) and whiten is None:
+    rows: dict[int, list[NDArray[np.int64]]] = {}
+    for session, here in zip(numbers, places, strict=True):
+        rows.setdefault(session, []).append(here["train"].rows)
+    trials_of = {session: np.concatenate(parts) for session, parts in rows.items()}
+    for session, trials in trials_of.items():
+        if not len(trials):
             raise AlignvisError(
-                f"session {session} has no training trial, so there is nothing to tell its noise by; put training and "
-                "test images into one recording, or choose --no-whiten"
+                f"session {session} has no training trial, so there is nothing to tell its noise by; put its recording "
+                "into one session with one that has some by --session, or choose --no-whiten"
             )
+    for session, trials in trials_of.items():
+        beyond = len(trials) - len(np.unique(trials))
         if beyond < (1 if whiten else channels):
             why = (
                 f"session {session} has {beyond} training trials beyond the first of each image, and noise is what "
@@ -295,7 +326,7 @@ def _method(places: Sequence[dict[str, Session]], channels: int, whiten: bool | 
     return WHITENED, ""
 
 
-def _parameters(cut: Epoch, rate: float, method: str, sessions: int) -> dict[str, Any]:
+def _parameters(cut: Epoch, rate: float, method: str, sessions: list[int]) -> dict[str, Any]:
     noise: dict[str, Any] = {"method": method}
     if method == WHITENED:
         noise |= {
@@ -306,7 +337,7 @@ def _parameters(cut: Epoch, rate: float, method: str, sessions: int) -> dict[str
     elif method == SCALED:
         noise |= {"fitted_on": "training trials of the same session, within the window"}
     return {
-        "sessions": list(range(1, sessions + 1)),
+        "sessions": sessions,
         "window": list(cut.window),
         "baseline": cut.baseline and list(cut.baseline),
         "resampling": {

@@ -100,7 +100,7 @@ def check_parts(tables: Sequence[Events]) -> None:
                 there = f"line {before}" if where is events else f"line {before} of {where.path}"
                 raise AlignvisError(
                     f"{events.path}, line {line}: {image!r} is a {PARTS[part]} image here and a {PARTS[other]} image "
-                    f"in {there}; an image belongs to one part in all sessions"
+                    f"in {there}; an image belongs to one part in all recordings"
                 )
 
 

@@ -1,8 +1,10 @@
 """Single trials of one's own recordings, freed of what differs between channels by noise alone."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ Transform = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Session:
+class Trials:
     """The trials of one part in one recording, in order of time.
 
     Attributes:
@@ -38,23 +40,28 @@ class Session:
 
 
 def blocks(
-    recordings: Sequence[Recording], places: Sequence[Mapping[str, Session]], cut: Epoch, channels: int
+    recordings: Sequence[Recording], places: Sequence[Mapping[str, Trials]], cut: Epoch, channels: int
 ) -> list[Block]:
-    """Divide the trials of a table into blocks that are read together; ``where`` is the session and its trials."""
+    """Divide the trials of a table into blocks that are read together; ``where`` is the recording's place, and which of
+    its trials they are.
+
+    Args:
+        recordings: in order of sessions, so that the blocks of one session follow each other.
+    """
     work = []
-    for recording, here in zip(recordings, places, strict=True):
+    for place, (recording, here) in enumerate(zip(recordings, places, strict=True)):
         for part in PARTS:
             trials = np.flatnonzero(here[part].slots >= 0)
             for chunk in _chunks(here[part].onsets[trials], cut, channels):
                 mine = trials[chunk]
                 text = f"{part} trials of session {recording.session}"
-                work.append(Block(part, here[part].rows[mine], here[part].slots[mine], (recording.session, mine), text))
+                work.append(Block(part, here[part].rows[mine], here[part].slots[mine], (place, mine), text))
     return work
 
 
 def reader(
     recordings: Sequence[Recording],
-    places: Sequence[Mapping[str, Session]],
+    places: Sequence[Mapping[str, Trials]],
     cut: Epoch,
     names: Sequence[str],
     method: str,
@@ -67,12 +74,20 @@ def reader(
     They wait in a file without a name: gigabytes that memory need not hold, and that are not cut out twice.
 
     Args:
+        recordings: in order of sessions.
         folder: where that file lies.
     """
     first = method != UNTOUCHED
-    ahead = [len(here["train"].onsets) if first else 0 for here in places]
-    mine = [sum(int((here[part].slots >= 0).sum()) for part in PARTS) for here in places]
-    total = sum(ahead) + sum(mine)
+    kept: Counter[int] = Counter()  # trials of each session that the table keeps
+    ahead: Counter[int] = Counter()  # trials of each session that are cut out before its first block
+    offsets = []  # of each recording, the training trials that others of its session have before it
+    for recording, here in zip(recordings, places, strict=True):
+        kept[recording.session] += sum(int((here[part].slots >= 0).sum()) for part in PARTS)
+        offsets.append(ahead[recording.session])
+        ahead[recording.session] += len(here["train"].onsets) if first else 0
+    begins = dict(zip(kept, accumulate(kept.values(), initial=0), strict=False))
+    ahead = Counter({session: trials for session, trials in ahead.items() if kept[session]})
+    total = ahead.total() + kept.total()
     held: dict[int, tuple[NDArray[np.float64], Transform]] = {}
     furthest = 0
 
@@ -83,60 +98,67 @@ def reader(
 
     def tell(done: int, _: int, text: str, note: str = "") -> None:
         """Count what came before the first block of a session as soon as a block of it is done."""
-        say(done + sum(trials for place, trials in enumerate(ahead) if done > sum(mine[:place])), text)
+        say(done + sum(trials for session, trials in ahead.items() if done > begins[session]), text)
+
+    def noise(session: int) -> tuple[NDArray[np.float64], Transform]:
+        """The training trials of a session, in order of recordings and time, and what frees trials of its noise."""
+        told = [
+            (recording, here["train"])
+            for recording, here in zip(recordings, places, strict=True)
+            if recording.session == session and len(here["train"].onsets)
+        ]
+        before = begins[session] + sum(trials for earlier, trials in ahead.items() if earlier < session)
+        waiting = _cut_all(told, names, cut, folder, lambda done: say(before + done, f"noise of session {session}"))
+        try:
+            if method == WHITENED:
+                return waiting, _whitening(waiting, np.concatenate([trials.rows for _, trials in told]), names)
+            return waiting, _scaling(waiting, names)
+        except AlignvisError as error:
+            listed = ", ".join(str(recording.path) for recording, _ in told)
+            raise AlignvisError(f"{listed} (session {session}): {error}") from error
 
     def read(block: Block) -> NDArray[np.float64]:
-        session, trials = block.where
-        recording, here = recordings[session - 1], places[session - 1]
-        pick = np.array([recording.channels.index(name) for name in names])
-        if not first:
-            return responses(recording, pick, cut, here[block.part].onsets[trials])
-        if session not in held:
+        place, trials = block.where
+        recording, session = recordings[place], recordings[place].session
+        if first and session not in held:
             held.clear()
-            before = sum(ahead[: session - 1]) + sum(mine[: session - 1])
-
-            def advance(done: int) -> None:
-                say(before + done, f"noise of session {session}")
-
-            waiting = _cut_all(recording, pick, cut, here["train"].onsets, folder, advance)
-            try:
-                transform = (
-                    _whitening(waiting, here["train"].rows, names) if method == WHITENED else _scaling(waiting, names)
-                )
-            except AlignvisError as error:
-                raise AlignvisError(f"{recording.path} (session {session}): {error}") from error
-            held[session] = waiting, transform
-        waiting, transform = held[session]
-        if block.part == "train":
-            return transform(waiting[trials])
-        return transform(responses(recording, pick, cut, here["test"].onsets[trials]))
+            held[session] = noise(session)
+        if first and block.part == "train":
+            waiting, transform = held[session]
+            return transform(waiting[offsets[place] + trials])
+        values = responses(recording, _rows(recording, names), cut, places[place][block.part].onsets[trials])
+        return held[session][1](values) if first else values
 
     return read, tell
 
 
+def _rows(recording: Recording, names: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([recording.channels.index(name) for name in names])
+
+
 def _cut_all(
-    recording: Recording,
-    pick: NDArray[np.int64],
+    told: Sequence[tuple[Recording, Trials]],
+    names: Sequence[str],
     cut: Epoch,
-    onsets: NDArray[np.int64],
     folder: Path,
     advance: Callable[[int], None],
 ) -> NDArray[np.float64]:
-    """Cut out trials, in order of time, into an unnamed file, and map that: (trials, channels, times)."""
-    shape = (len(onsets), len(pick), cut.matrix.shape[1])
+    """Cut out trials of recordings into an unnamed file, one after the other, and map that: (trials, channels, times)."""
+    shape = (sum(len(trials.onsets) for _, trials in told), len(names), cut.matrix.shape[1])
     with tempfile.TemporaryFile(dir=folder) as file:
         done = 0
-        for chunk in _chunks(onsets, cut, len(pick)):
-            trials = responses(recording, pick, cut, onsets[chunk])
-            try:
-                file.write(trials)
-            except OSError as error:
-                raise AlignvisError(
-                    f"{folder} has no room for the training trials of a session on the way ({error.strerror}); free "
-                    f"{8e-9 * np.prod(shape):.1f} GB or choose another --root"
-                ) from error
-            done += len(trials)
-            advance(done)
+        for recording, trials in told:
+            for chunk in _chunks(trials.onsets, cut, len(names)):
+                values = responses(recording, _rows(recording, names), cut, trials.onsets[chunk])
+                try:
+                    file.write(values)
+                except OSError as error:
+                    raise AlignvisError(
+                        f"{folder} has no room for the training trials of a session on the way ({error.strerror}); "
+                        f"free {8e-9 * np.prod(shape):.1f} GB or choose another --root"
+                    ) from error
+                done += len(values)
+                advance(done)
         file.flush()
         return np.memmap(file, np.float64, "r", shape=shape)
 
