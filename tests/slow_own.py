@@ -49,12 +49,27 @@ def trials_of(path, rows, channels, window, baseline, sfreq):
 
 
 def prepare(
-    raws, tables, channels, window=(0.0, 1.0), baseline=(-0.2, 0.0), sfreq=250.0, treat="whiten", repetitions=None
+    raws,
+    tables,
+    channels,
+    window=(0.0, 1.0),
+    baseline=(-0.2, 0.0),
+    sfreq=250.0,
+    treat="whiten",
+    repetitions=None,
+    numbers=None,
 ):
     """Return {part: (ids, values, sessions)} and the times; values are in volts if ``treat`` is "leave"."""
+    numbers = numbers or [1 + k for k in range(len(raws))]
     kept = {"train": {}, "test": {}}
-    for session, (path, rows) in enumerate(zip(raws, tables, strict=True), 1):
-        found, times = trials_of(path, rows, channels, window, baseline, sfreq)
+    for session in range(1, 256):
+        found = []
+        for path, rows, number in zip(raws, tables, numbers, strict=True):
+            if number == session:
+                more, times = trials_of(path, rows, channels, window, baseline, sfreq)
+                found += more
+        if not found:
+            continue
         training = {}
         for image, split, trial in found:
             if split == "train":

@@ -3,7 +3,9 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from alignvis.cli import main
 from alignvis.errors import AlignvisError
 from alignvis.recordings import own_noise
 from alignvis.recordings.own import prepare
@@ -85,7 +87,7 @@ OPTIONS = {
         {"window": (-0.1, 0.6), "baseline": None, "sfreq": 125, "repetitions": (2, 3)},
     ),
     "a late window at the recording's rate": (
-        {"window": (0.1, 0.5), "baseline": (-0.1, 0.0), "sfreq": None, "channels": "O2,Fp1"},
+        {"window": (0.1, 0.5), "baseline": (-0.1, 0.0), "sfreq": 500.0, "channels": "O2,Fp1"},
         {"window": (0.1, 0.5), "baseline": (-0.1, 0.0), "sfreq": None, "channels": ["O2", "Fp1"]},
     ),
 }
@@ -350,6 +352,253 @@ def test_magnetometers_are_kept_in_femtotesla(one):
     table, _ = one(volts=volts, names=names, writing={"kinds": ["mag"] * 4 + ["grad"] * 4}, whiten=False,
                    channels="MLO7-1,MLO0-1")  # fmt: skip
     assert 0.4 < np.std(table.train[:, :, 0]) < 1.2 and 40 < np.std(table.train[:, :, 1]) < 120
+
+
+# --- sessions of several recordings ----------------------------------------------------------------------------------
+
+
+def of(part, rows):
+    return [row for row in rows if row[2] == part]
+
+
+def pieces(volts, rows, at):
+    """Two recordings that a longer one could have been, cut at a whole second; each holds its trials as a whole."""
+    first, second = volts[:, : (at + 1) * RATE + 10], volts[:, (at - 1) * RATE :]
+    later = [(round(onset - at + 1, 4), image, split) for onset, image, split in rows if onset >= at]
+    return [(first, [row for row in rows if row[0] < at]), (second, later)]
+
+
+def grouped(a, b, name):
+    """Recordings and the numbers of their sessions, from two whole ones."""
+    return {
+        "training and test apart": ([(a[0], of("train", a[1])), (b[0], of("test", b[1]))], [1, 1]),
+        "test before training": ([(b[0], of("test", b[1])), (a[0], of("train", a[1]))], [7, 7]),
+        "both mixed": ([a, b], [255, 255]),
+        "two and two, in turn": (
+            [piece for each in zip(pieces(*a, 20), pieces(*b, 15)) for piece in each],
+            [9, 2, 9, 2],
+        ),
+        "a later session first": ([b, *pieces(*a, 25)], [3, 1, 1]),
+    }[name]
+
+
+GROUPS = ("training and test apart", "test before training", "both mixed", "two and two, in turn",
+          "a later session first")  # fmt: skip
+
+
+@pytest.fixture
+def group(tmp_path, sessions):
+    """Prepare recordings that share sessions: `group(recordings, numbers, **options)` gives table, what was said, files
+    and events."""
+
+    def run(recordings, numbers, **options):
+        raws = [fif(tmp_path / f"g{k}_raw.fif", volts, NAMES, RATE) for k, (volts, _) in enumerate(recordings)]
+        events = [files.write_events(tmp_path / f"g{k}.tsv", rows) for k, (_, rows) in enumerate(recordings)]
+        out = tmp_path / "out" / "g.safetensors"
+        asked = {"subject": 1, "dataset": "mine", "out": out, "dtype": "float32", "overwrite": True} | options
+        said = prepare(raws, events=events, sessions=numbers, **asked)
+        return load_responses(out), said, raws, events
+
+    return run
+
+
+@pytest.mark.parametrize("treat", ["whiten", "scale", "leave"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_recordings_of_one_session_share_its_noise_as_mne_and_loops_say(group, sessions, name, treat, monkeypatch):
+    recordings, numbers = grouped(*sessions, name)
+    if treat == "scale":
+        monkeypatch.setattr("alignvis.recordings.own._method", lambda *rest: (own_noise.SCALED, ""))
+    table, _, raws, _ = group(recordings, numbers, whiten=False if treat == "leave" else None)
+    expected, times = slow.prepare(raws, [rows for _, rows in recordings], NAMES, treat=treat, numbers=numbers)
+    equal(table, expected, times, 1e6 if treat == "leave" else 1.0)
+    assert table.document["parameters"]["sessions"] == sorted(set(numbers))
+    assert set(np.unique(table.test_session)) == set(numbers)
+
+
+@pytest.mark.parametrize("at", [14, 30])
+@pytest.mark.parametrize("whiten", [None, False])
+def test_a_recording_cut_in_two_is_one_session_with_the_same_table(group, sessions, at, whiten):
+    whole = group([sessions[0]], None, whiten=whiten)[0]
+    before = {part: np.array(getattr(whole, part)) for part in ("train", "test")}
+    table, said, *_ = group(pieces(*sessions[0], at), [1, 1], whiten=whiten)
+    for part, values in before.items():
+        np.testing.assert_allclose(getattr(table, part), values, rtol=0, atol=1e-6 * np.abs(values).max())
+        np.testing.assert_array_equal(getattr(table, f"{part}_session"), getattr(whole, f"{part}_session"))
+    assert not [warning for warning in said["warnings"] if "begins or ends" in warning]
+
+
+def test_repetitions_are_in_order_of_session_recording_and_time(group, sessions):
+    recordings = [*pieces(*sessions[0], 20), sessions[1]]
+    recordings = [
+        (volts, [(3.0, TRAIN[0], "train"), (6.0, TEST[0], "test"), (9.0, TRAIN[0], "train"), (12.0, TEST[0], "test")])
+        for volts, _ in recordings
+    ]
+    alone = [group([recording], None, whiten=False)[0] for recording in recordings]
+    alone = {part: [np.array(getattr(table, part)) for table in alone] for part in ("train", "test")}
+    for numbers, order in (([2, 1, 1], [1, 2, 0]), ([5, 9, 5], [0, 2, 1]), ([3, 3, 3], [0, 1, 2])):
+        table = group(recordings, numbers, whiten=False)[0]
+        for part, values in alone.items():
+            np.testing.assert_array_equal(getattr(table, part), np.concatenate([values[k] for k in order], axis=1))
+            shown = [numbers[k] for k in order for _ in range(2)]
+            assert getattr(table, f"{part}_session").tolist() == [shown]
+
+
+def test_numbers_of_sessions_change_nothing_but_themselves(group, sessions):
+    table = group(list(sessions), None)[0]
+    values, numbers = np.array(table.train), np.array(table.train_session)
+    table = group(list(sessions), [3, 200])[0]
+    np.testing.assert_array_equal(table.train, values)
+    np.testing.assert_array_equal(table.train_session, np.where(numbers == 1, 3, 200))
+
+
+@pytest.mark.parametrize("whiten", [None, True])
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_session_of_test_images_alone_is_refused(group, sessions, whiten, enough):
+    (volts, rows), (other, more) = sessions
+    if not enough:  # noise of the first session cannot be told either
+        rows = [(onset, f"train/{k}.jpg" if split == "train" else image, split) for k, (onset, image, split) in
+                enumerate(rows)]  # fmt: skip
+    apart = [(volts, rows), (other, of("test", more))]
+    with pytest.raises(
+        AlignvisError, match="session 8 has no training trial.*into one session.*--session, or.*--no-whi"
+    ):
+        group(apart, [4, 8], whiten=whiten)
+    group(apart, [4, 8], whiten=False)
+    if enough:
+        assert group(apart, [4, 4], whiten=whiten)[0].document["unit"] == "noise standard deviations"
+
+
+def test_repetitions_beyond_the_first_are_counted_over_a_session(group, sessions):
+    """Each recording shows each image once; only together do they repeat."""
+    once = [
+        (volts, list({image: (onset, image, split) for onset, image, split in rows}.values()))
+        for volts, rows in sessions
+    ]
+    said = group(once, None)[1]
+    assert any("session 1 has 0 training trials beyond the first of each image" in text for text in said["warnings"])
+    assert group(once, [1, 1])[0].document["unit"] == "noise standard deviations"  # 9 beyond for 8 channels
+    fewer = [once[0], (once[1][0], [row for row in once[1][1] if row[1] not in TRAIN[:2]])]
+    table, said, *_ = group(fewer, [1, 1])
+    assert table.document["unit"] == "channel standard deviations"
+    assert any("session 1 has 7 training trials beyond the first" in text for text in said["warnings"])
+
+
+@pytest.mark.parametrize("whiten", [None, False])
+@pytest.mark.parametrize("name", GROUPS)
+def test_small_pieces_make_the_same_table_of_shared_sessions(group, sessions, name, whiten, monkeypatch):
+    recordings, numbers = grouped(*sessions, name)
+    whole = group(recordings, numbers, whiten=whiten)[0]
+    whole = {part: np.array(getattr(whole, part)) for part in ("train", "test")}
+    monkeypatch.setattr(own_noise, "VALUES", 20_000)
+    table = group(recordings, numbers, whiten=whiten)[0]
+    for part, values in whole.items():
+        np.testing.assert_allclose(getattr(table, part), values, rtol=0, atol=1e-6 * np.abs(values).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [*(("test before training", at) for at in (2, 5, 8)), *(("two and two, in turn", at) for at in (3, 8, 13, 18, 23))],
+)
+def test_an_interrupted_call_on_shared_sessions_is_continued(group, sessions, name, at, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_noise, "VALUES", 60_000)
+    monkeypatch.setattr("alignvis.recordings.filling.CHECKPOINT", 0.0)
+    recordings, numbers = grouped(*sessions, name)
+    *_, raws, events = group(recordings, numbers)
+    out, reports = tmp_path / "out" / "g.safetensors", []
+    whole = out.read_bytes()
+    out.unlink()
+
+    def interrupt(done, total, text, note=""):
+        reports.append((done, total, text))
+        if len(reports) == at:
+            raise KeyboardInterrupt
+
+    options = {"events": events, "sessions": numbers, "subject": 1, "dataset": "mine", "dtype": "float32", "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        prepare(raws, progress=interrupt, **options)
+    at = None
+    reports.clear()
+    prepare(raws, progress=interrupt, **options)
+    assert out.read_bytes() == whole
+    done = [report[0] for report in reports]
+    assert done == sorted(done) and {report[1] for report in reports} == {done[-1]}
+    # noise is told once a session, however many recordings that has
+    told = [text for _, _, text in reports if text.startswith("noise")]
+    assert told == sorted(told) and {text.split()[-1] for text in told} <= {str(number) for number in numbers}
+
+
+def test_progress_ends_at_its_total_where_a_session_has_nothing_that_is_kept(group, sessions):
+    reports = []
+    group(list(sessions), [1, 2], repetitions=(2, 3), progress=lambda *said, **more: reports.append(said))
+    assert reports[-1][0] == reports[-1][1] and {said[1] for said in reports} == {reports[-1][1]}
+
+
+def test_another_grouping_is_another_table(group, sessions):
+    group(list(sessions), None)
+    assert group(list(sessions), [1, 2], overwrite=False)[1]["kept"]
+    with pytest.raises(AlignvisError, match=r"was made with sessions \[1, 2\], and sessions \[1, 1\] is asked for"):
+        group(list(sessions), [1, 1], overwrite=False)
+
+
+def test_a_dead_channel_of_a_shared_session_is_named_with_its_files(group, sessions):
+    dead = [volts.copy() for volts, _ in sessions]
+    for volts in dead:
+        volts[3] = 1e-5
+    recordings = [(dead[0], of("train", sessions[0][1])), (dead[1], sessions[1][1])]
+    with pytest.raises(AlignvisError, match=r"g0_raw.fif, \S*g1_raw.fif \(session 6\): channel C4 is dead"):
+        group(recordings, [6, 6])
+    recordings[1] = dead[1], of("test", sessions[1][1])
+    with pytest.raises(AlignvisError, match=r"^\S*g0_raw.fif \(session 6\): channel C4 is dead"):
+        group(recordings, [6, 6])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ([1], "there are 2 recordings and 1 numbers of sessions; give --session once for each --raw"),
+        ([1, 1, 2], "there are 2 recordings and 3 numbers of sessions"),
+        ([], "there are 2 recordings and 0 numbers of sessions"),
+        ([1, 0], "no room for a session 0, as a table numbers sessions from 1 to 255"),
+        ([256, 1], "no room for a session 256"),
+    ],
+)
+def test_numbers_that_name_no_sessions_are_refused(group, sessions, numbers, sentence):
+    with pytest.raises(AlignvisError, match=sentence):
+        group(list(sessions), numbers)
+
+
+def test_the_command_takes_a_session_for_each_recording(tmp_path, sessions):
+    words = ["--root", str(tmp_path), "prepare", "mne", "--float32"]
+    for k, (volts, rows) in enumerate(sessions):
+        raw = fif(tmp_path / f"c{k}_raw.fif", volts, NAMES, RATE)
+        events = files.write_events(tmp_path / f"c{k}.tsv", of(("train", "test")[k], rows))
+        words += ["--raw", str(raw), "--events", str(events)]
+
+    def said(*more, code):
+        result = CliRunner().invoke(main, words + [str(word) for word in more])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    assert "session 2 has no training trial" in said(code=1)
+    assert "2 recordings and 1 numbers of sessions" in said("--session", 1, code=1)
+    assert "256 is not in the range 1<=x<=255" in said("--session", 256, "--session", 1, code=2)
+    said("--session", 5, "--session", 5, code=0)
+    table = load_responses(tmp_path / "responses" / "own" / "sub-01.safetensors")
+    assert np.unique(table.test_session).tolist() == [5] and table.document["sfreq"] == 250
+    assert table.document["asked"]["sfreq"] is None
+
+
+def test_a_slow_recording_keeps_its_rate_unless_told_otherwise(one, sessions):
+    volts, rows = sessions[0][0][:, ::4], sessions[0][1]  # 125 samples a second
+    slower = lambda path, volts, names, rate: fif(path, volts, names, rate / 4)  # noqa: E731
+    table, _ = one(rows, slower, volts=volts)
+    assert table.document["sfreq"] == 125 and table.train.shape[-1] == 125
+    assert table.document["parameters"]["resampling"]["method"] == "none"
+    values = np.array(table.train)
+    np.testing.assert_array_equal(one(rows, slower, volts=volts, sfreq=125.0)[0].train, values)
+    with pytest.raises(AlignvisError, match="has 125 samples a second, and --sfreq 250"):
+        one(rows, slower, volts=volts, sfreq=250.0)
+    assert one()[0].document["sfreq"] == 250 and one(sfreq=500.0)[0].document["sfreq"] == 500
 
 
 # --- whitening -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,6 +15,9 @@ from click.testing import CliRunner
 from alignvis import store
 from alignvis.cli import main
 from alignvis.images.catalogue import CATALOGUE
+from alignvis.recordings.simulate_meg import simulate_things_meg
+from alignvis.recordings.simulate_nsd import simulate_nsd
+from tests import foreign_brains, foreign_features, raw_files
 from tests.tables import planted, write_features
 from tests.vit_files import adapted, as_dino, random_model, read, write
 
@@ -41,7 +45,7 @@ def test_two_commands_do_all_the_set_up_and_ci_runs_them():
     single = [text.strip() for text in BLOCKS if text.count("\n") == 1]
     assert single == ["pip install . && alignvis demo", 'pip install -e ".[test]" && pytest']
     assert all(command in ci for command in single)
-    assert len(BLOCKS) == 6, "a new block of commands needs a test of its own"
+    assert len(BLOCKS) == 9, "a new block of commands needs a test of its own"
 
 
 def test_without_a_dataset_the_commands_lead_from_nothing_to_a_score(tmp_path, monkeypatch):
@@ -79,6 +83,56 @@ def test_with_a_dataset_three_commands_without_an_option_answer_the_question(tmp
     assert [Path(file["file"]).name for file in table.document["weights"]] == [
         "synclr_vit_b_16.pth", "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
+
+
+def test_meg_fmri_and_recordings_of_ones_own_become_tables(tmp_path, monkeypatch):
+    """Simulated datasets and two made-up recordings stand for the real ones; every line is run."""
+    monkeypatch.chdir(tmp_path)
+    simulate_things_meg(tmp_path / "meg", concepts=4, test=2, catch=1, parts=1)
+    simulate_nsd(tmp_path / "nsd", sessions=4, trials_per_session=30, voxels=20, images=60, shared=10)
+    volts = 1e-5 * np.random.default_rng(0).standard_normal((3, 6000))
+    shown = [(0.5 + 0.2 * n, f"{'st'[n % 3 > 0]}/{n % 7}.jpg", "test" if n % 3 == 0 else "train") for n in range(100)]
+    raw_files.write_brainvision(tmp_path / "run1.vhdr", volts, ["O1", "Oz", "O2"], 250.0)
+    raw_files.write_edf(tmp_path / "run2.edf", volts[::-1], ["O2", "Oz", "O1"], 250.0)
+    for name in ("run1.tsv", "run2.tsv"):
+        raw_files.write_events(tmp_path / name, shown)
+    places = {"/data/ds004212": "meg/raw", "1-4": "1", "/data/nsd/nsd_stimuli.hdf5": "nsd/images/nsd-simulated.hdf5",
+              "/data/nsd": "nsd/raw", "responses/nsd/": "responses/nsd-simulated/"}  # fmt: skip
+    lines = block("alignvis prepare things-meg")
+    for published, here in places.items():
+        lines = [line.replace(published, here) for line in lines]
+    meg, fmri, extract, own, check = lines
+    assert "test 2 x 12 x 271 x 201" in run(meg) and "20 x 1 (images" in run(fmri)
+    assert "40 images x 704" in run(extract, "--encoder", "lowlevel")
+    assert "wrote responses/mine/sub-01.safetensors" in run(own)
+    told = run(check)
+    assert told.count("responses of subject 1") == 3 and "fits features/nsd-simulated/lowlevel.safetensors" in told
+
+
+def test_a_simulated_dataset_leads_to_a_score(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = [run(line) for line in block("alignvis simulate nsd")]
+    assert "nsd-simulated (SIMULATED brain): 60 test responses" in printed[-1]
+
+
+def test_files_of_other_projects_become_tables_and_tables_become_arrays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planted = foreign_brains.eeg()
+    foreign_brains.images(tmp_path / "images/things-eeg2", planted)
+    foreign_brains.ubp(tmp_path / "data/whiten/sub-01", foreign_brains.ubp_documents(planted))
+    images = planted.ids["train"] + planted.ids["test"]
+    values = foreign_features.vectors(len(images), 8)
+    foreign_features.write_atm(tmp_path / "ViT-H-14_features_train.pt", values[: len(planted.ids["train"])], 6)
+    foreign_features.write_atm(tmp_path / "ViT-H-14_features_test.pt", values[len(planted.ids["train"]) :], 5)
+    foreign_features.write_tree(tmp_path / "data/image_embeddings", images, {"one": values, "another": 2 * values})
+    lines = block("alignvis import")
+    for published, here in {"/data/Preprocessed_data_250Hz_whiten": "data/whiten", "/data/": "data/"}.items():
+        lines = [line.replace(published, here) for line in lines]
+    brain, features, tree, export = lines
+    assert "ubp, train 60 x 4 x 4 x 12" in run(brain)
+    assert "65 images x 8" in run(features) and run(tree).count("65 images x 8") == 2
+    assert "wrote arrays: 2 files" in run(export)
+    np.testing.assert_array_equal(np.sort(np.load("arrays/embeddings.npy"), axis=0), np.sort(values, axis=0))
 
 
 def test_image_encoders_are_listed_extracted_by_layers_trained_on_and_scored(tmp_path, monkeypatch, shared_data):
