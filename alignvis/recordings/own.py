@@ -82,10 +82,10 @@ def prepare(
             images, at least as many as the channels, and otherwise divides each channel by its standard deviation over
             the session's training trials; True insists; False leaves values as they were recorded.
         repetitions: trials to keep of each (training, test) image over all sessions; by default as many as the image
-            with the fewest has. The first ones are kept: in order of session, then of recordings as given, then of time.
-        sessions: for each recording the number of the session that it belongs to, 1 to 255; by default each is a session
-            of its own, numbered as given. Recordings of one session share their noise, so that one of test images alone
-            can be whitened by the training trials of another.
+            with the fewest has. The first ones are kept: in order of session, then of recordings as given, then time.
+        sessions: for each recording the number of the session that it belongs to, 1 to 255; by default each is one of
+            its own, numbered as given. Recordings of one session share their noise, so that one of test images alone is
+            whitened by the training trials of another.
         dtype: "float16" or "float32".
         overwrite: replace a table that is there; otherwise one made with the same options is kept.
 

@@ -143,7 +143,7 @@ def _cut_all(
     folder: Path,
     advance: Callable[[int], None],
 ) -> NDArray[np.float64]:
-    """Cut out trials of recordings into an unnamed file, one after the other, and map that: (trials, channels, times)."""
+    """Cut out trials, recording by recording, into an unnamed file, and map that: (trials, channels, times)."""
     shape = (sum(len(trials.onsets) for _, trials in told), len(names), cut.matrix.shape[1])
     with tempfile.TemporaryFile(dir=folder) as file:
         done = 0
