@@ -220,11 +220,40 @@ def test_an_interruption_leaves_nothing(tmp_path, features, monkeypatch, layout,
             export_table(features, out, layout=layout, progress=stop)
     else:
         monkeypatch.setattr(export.os, "replace", full)
-        refused("could not be written .No space left on device.; nothing was kept", features, out, layout=layout)
+        refused("could not be written .No space left on device.; nothing was changed", features, out, layout=layout)
     assert contents(tmp_path) == before and out.exists() == there and (tmp_path / "new").exists() == there
     monkeypatch.undo()
     assert not export_table(features, out, layout=layout)["kept"]
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_what_an_overwriting_export_cannot_replace_is_as_it_was(tmp_path, features, monkeypatch):
+    out, moves = tmp_path / "out", []
+    export_table(features, out, layout="npy")
+    (out / "embeddings.npy").write_bytes(b"older")
+    (out / "info.json").write_bytes(b"older too")
+    before = contents(out)
+
+    def full(source, target, real=export.os.replace):
+        moves.append(target)
+        if len(moves) == 4:  # the second file's new content
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(export.os, "replace", full)
+    with pytest.raises(AlignvisError, match="nothing was changed"):
+        export_table(features, out, layout="npy", overwrite=True)
+    assert contents(out) == before
+
+
+def test_what_others_put_beside_an_export_that_stops_is_left_alone(tmp_path, features):
+    def stop(done, total, text, note=""):
+        (tmp_path / "new" / "mine.txt").write_text("mine")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_table(features, tmp_path / "new" / "a", layout="npy", progress=stop)
+    assert contents(tmp_path / "new") == {"mine.txt": b"mine"}
 
 
 def test_the_published_features_go_out_as_they_came_in(tmp_path, shared_data):

@@ -7,7 +7,7 @@ import pytest
 
 from alignvis import store
 from alignvis.errors import AlignvisError
-from alignvis.recordings.filling import Block, about, fill, is_there, summary
+from alignvis.recordings.filling import Block, about, check_dataset, check_sources, fill, is_there, summary
 
 TRAIN, TEST = 6, 2
 
@@ -132,3 +132,38 @@ def test_a_table_made_otherwise_never_passes_for_the_one_asked_for(tmp_path, sou
     assert is_there(out, {"channels": "all"}, False) and not is_there(out, {"channels": "all"}, True)
     with pytest.raises(AlignvisError, match="was made with channels all, and channels O1 is asked for; --overwrite"):
         is_there(out, {"channels": "O1"}, False)
+
+
+def test_a_table_is_kept_only_if_it_was_made_of_these_very_files(tmp_path, source):
+    out = tmp_path / "out.safetensors"
+    run(out, source)
+    check_sources(out, [source])
+    os.utime(source, ns=(1, 1))  # touched, and the same
+    check_sources(out, [source])
+    source.write_bytes(b"RECORDING")
+    with pytest.raises(AlignvisError, match="was made of other files .*source.bin is one that differs.*--overwrite"):
+        check_sources(out, [source])
+
+
+def test_a_source_that_changes_while_it_is_read_leaves_no_table(tmp_path, source):
+    def changing(block):
+        if block.part == "test":
+            source.write_bytes(b"longer than it was")
+        return values(block)
+
+    with pytest.raises(AlignvisError, match="source.bin changed while it was read"):
+        run(tmp_path / "out.safetensors", source, read=changing)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_values_that_half_precision_would_round_away_are_refused(tmp_path, source):
+    with pytest.raises(AlignvisError, match="so small that the float16 .* choose --float32"):
+        run(tmp_path / "out.safetensors", source, read=lambda block: 1e-8 * values(block), dtype="float16")
+    run(tmp_path / "out.safetensors", source, read=lambda block: 1e-8 * values(block), dtype="float32")
+
+
+def test_a_dataset_is_named_by_a_plain_name():
+    check_dataset("things-eeg2.v1_a")
+    for name in ("../x", "a/b", "", ".hidden", "a b"):
+        with pytest.raises(AlignvisError, match="cannot name a dataset"):
+            check_dataset(name)

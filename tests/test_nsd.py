@@ -335,7 +335,7 @@ def test_missing_files_are_named_with_what_is_there(raw):
         ({"sessions": [7]}, "has the sessions 1 to 6, and [7] were asked for"),
         ({"sessions": [1, 1]}, "has the sessions 1 to 6, and [1, 1] were asked for"),
         ({"sessions": []}, "has the sessions 1 to 6, and [] were asked for"),
-        ({"repetitions": (0, 1)}, "has to be at least 1 of each, not 0 1"),
+        ({"repetitions": (0, 1)}, "has to be 1 to 255 of each, not 0 1"),
         ({"repetitions": (4, 1)}, "showed no training image 4 times"),
         ({"repetitions": (1, 4)}, "showed no test image 4 times"),
         ({"dtype": "float64"}, "a table holds float16 or float32, not 'float64'"),

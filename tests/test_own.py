@@ -443,6 +443,19 @@ def test_repetitions_are_in_order_of_session_recording_and_time(group, sessions)
             assert getattr(table, f"{part}_session").tolist() == [shown]
 
 
+def test_recordings_of_one_session_may_differ_in_the_order_of_their_channels(tmp_path, sessions):
+    tables = []
+    for turn in (1, -1):
+        raws = [fif(tmp_path / f"{k}{turn}_raw.fif", volts[::step], NAMES[::step], RATE)
+                for k, ((volts, _), step) in enumerate(zip(sessions, (1, turn), strict=True))]  # fmt: skip
+        events = [files.write_events(tmp_path / f"{k}.tsv", rows) for k, (_, rows) in enumerate(sessions)]
+        out = tmp_path / f"{turn}.safetensors"
+        prepare(raws, events=events, sessions=[1, 1], subject=1, dataset="mine", out=out, dtype="float32")
+        tables.append(load_responses(out))
+    np.testing.assert_array_equal(tables[0].train, tables[1].train)
+    np.testing.assert_array_equal(tables[0].test, tables[1].test)
+
+
 def test_numbers_of_sessions_change_nothing_but_themselves(group, sessions):
     table = group(list(sessions), None)[0]
     values, numbers = np.array(table.train), np.array(table.train_session)
@@ -800,7 +813,7 @@ def test_an_image_in_both_parts_is_refused_with_both_lines(tmp_path):
         ),
         ({"repetitions": (0, 1)}, "--repetitions has to be at least 1"),
         ({"dtype": "float64"}, "not 'float64'"),
-        ({"dataset": "../x"}, "filed under dataset '../x'"),
+        ({"dataset": "../x"}, "'../x' cannot name a dataset"),
         ({"subject": 0}, "subject 0"),
         ({"channels": "Cz"}, "no channel called 'Cz'"),
         ({"rows": [(1.0, "a.jpg", "train")]}, "no whole trial of a test image"),

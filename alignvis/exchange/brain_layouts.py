@@ -42,13 +42,14 @@ Files = Mapping[str, Path]  # "train", "test" and what else a layout has
 def kind_of_ubp(files: Files) -> str:
     """Say whether a file of UBP holds "eeg" or "meg"; no responses are read."""
     content = with_keys(files["train"], outline_torch(files["train"]), "eeg img")
-    return channels_of(files["train"], content.get("ch_names"), numbers(files["train"], content["eeg"], 4).shape[2])[0]
+    _, repetitions, channels, _ = numbers(files["train"], content["eeg"], 4).shape
+    return channels_of(files["train"], content.get("ch_names"), channels, repetitions == 1)[0]
 
 
 def kind_of_neurobridge(files: Files) -> str:
     """Say whether files of NeuroBridge hold "eeg" or "meg"."""
     data = numbers(files["train"], read_pickled(files["train"]), 5)
-    return channels_of(files["train"], read_info(files["info"]).get("ch_names"), data.shape[3])[0]
+    return channels_of(files["train"], read_info(files["info"]).get("ch_names"), data.shape[3], data.shape[2] == 1)[0]
 
 
 def open_nice(files: Files, images: Path | None, scratch: Path) -> Recording:
@@ -83,7 +84,8 @@ def open_ubp(files: Files, images: Path | None, scratch: Path) -> Recording:
     """UBP, VisualEEGDecoding, CogCapturerPro, Brain-HIVE: a dict of torch.save that names the picture of each row."""
     contents = {part: with_keys(files[part], read_torch(files[part], scratch), "eeg img") for part in PARTS}
     data = {part: numbers(files[part], contents[part]["eeg"], 4) for part in PARTS}
-    kind = channels_of(files["train"], contents["train"].get("ch_names"), data["train"].shape[-2])[0]
+    names, (_, repetitions, channels, _) = contents["train"].get("ch_names"), data["train"].shape
+    kind = channels_of(files["train"], names, channels, repetitions == 1)[0]
     parts, claims = {}, []
     for part in PARTS:
         path, content, shape = files[part], contents[part], data[part].shape[:2]
@@ -216,7 +218,8 @@ def _by_concept(
     files: Files, data: Mapping[str, NDArray], contents: Mapping[str, Any], images: Path | None
 ) -> Recording:
     """Put together a recording whose rows are named by nothing but their order: concept after concept."""
-    kind = channels_of(files["train"], contents["train"].get("ch_names"), data["train"].shape[-2])[0]
+    names, (*_, repetitions, channels, _) = contents["train"].get("ch_names"), data["train"].shape
+    kind = channels_of(files["train"], names, channels, repetitions == 1)[0]
     known = order.tree(files["train"], images, kind)
     parts = {}
     for part in PARTS:

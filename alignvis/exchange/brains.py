@@ -154,13 +154,17 @@ def import_responses(
     files = {what: _file(folder, patterns, subject, name) for what, patterns in layout.files.items()}
     kind = layout.kind(files)
     dataset = dataset or f"{DATASETS[kind]}-{name}"
+    filling.check_dataset(dataset)
     out = root / "responses" / dataset / f"sub-{subject:02d}.safetensors"
     asked = {"layout": name, "dtype": dtype, "bytes": sum(file.stat().st_size for file in files.values())}
     kept = filling.is_there(out, asked, overwrite)
-    if not kept:
-        if images is None and (root / IMAGES[kind]).is_dir():
-            images = root / IMAGES[kind]
-        recording = layout.open(files, images, out.parent)
+    if images is None and (root / IMAGES[kind]).is_dir():
+        images = root / IMAGES[kind]
+    recording = layout.open(files, images, out.parent)
+    if kept:
+        filling.check_sources(out, list(files.values()))
+        _check_images(out, recording, images)
+    else:
         document = filling.about(dataset, subject, recording.unit, False, asked) | {
             "channels": recording.channels,
             "sfreq": recording.sfreq,
@@ -174,6 +178,18 @@ def import_responses(
     parameters = store.read_document(out, "responses").get("parameters")
     claims = parameters.get("claims", []) if isinstance(parameters, dict) else []
     return filling.summary(out, kept, begun, []) | {"layout": name, "claims": claims}
+
+
+def _check_images(out: Path, recording: Recording, images: Path | None) -> None:
+    """A table is kept only if its rows stand for the images that they would stand for now."""
+    there = store.read_document(out, "responses")
+    for part, now in (("train", recording.train.images), ("test", recording.test.images)):
+        for before, after in zip(there[f"{part}_images"], now, strict=False):
+            if before != after:
+                raise AlignvisError(
+                    f"{out} was made with other images ({before!r} where {images} has {after!r}); --overwrite replaces "
+                    "it"
+                )
 
 
 def _fill(

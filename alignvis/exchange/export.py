@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -153,43 +153,53 @@ def _check_place(table: Path, path: str, name: str) -> None:
 
 def _put(out: Path, plan: _Plan, there: set[str], progress: Progress) -> None:
     """Write all files aside, and give them their names when all are whole; what is there already is left alone."""
-    aside = out / ".export.partial"
-    moved: list[Path] = []
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    made = [each for each in reversed([out, *out.parents]) if not each.exists()]  # folders, the outer ones first
+    moved: list[tuple[Path, Path | None]] = []  # what has got its name, and where what it replaces waits
     names = [name for name in plan.arrays if name not in there]
     total = sum(plan.arrays[name].nbytes for name in names)
     done = 0
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        for number, name in enumerate(names):
-            with open(aside / str(number), "wb") as file:
-                for piece in _pieces(plan.arrays[name]):
-                    file.write(piece)
-                    done += len(piece)
-                    progress(min(done, total), total, "writing .npy files")
-        if plan.info is not None:
-            (aside / INFO).write_bytes(plan.info)
-        for number, name in enumerate(names):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            _move(aside / str(number), out / name, moved)
-        if plan.info is not None:
-            _move(aside / INFO, out / INFO, moved)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder:
+            aside = Path(folder)
+            try:
+                for number, name in enumerate(names):
+                    with open(aside / str(number), "wb") as file:
+                        for piece in _pieces(plan.arrays[name]):
+                            file.write(piece)
+                            done += len(piece)
+                            progress(min(done, total), total, "writing .npy files")
+                if plan.info is not None:
+                    (aside / INFO).write_bytes(plan.info)
+                    names = [*names, INFO]
+                for number, name in enumerate(names):
+                    folder_of = (out / name).parent
+                    made += [each for each in reversed([folder_of, *folder_of.parents]) if not each.exists()]
+                    folder_of.mkdir(parents=True, exist_ok=True)
+                    _move(aside / (INFO if name == INFO else str(number)), out / name, aside / f"{number}.old", moved)
+            except BaseException:
+                for path, old in reversed(moved):
+                    path.unlink(missing_ok=True)
+                    if old is not None:
+                        os.replace(old, path)
+                raise
     except BaseException as error:
-        for path in moved:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # it holds other files
-                path.parent.rmdir()
-        shutil.rmtree(made[-1] if made else aside, ignore_errors=True)
+        for made_here in reversed(made):
+            with suppress(OSError):  # others put something there in the meantime
+                made_here.rmdir()
         if isinstance(error, OSError):
-            raise AlignvisError(f"{out} could not be written ({error.strerror}); nothing was kept") from error
+            raise AlignvisError(
+                f"{error.filename or out} could not be written ({error.strerror}); nothing was changed"
+            ) from error
         raise
-    shutil.rmtree(aside)
 
 
-def _move(source: Path, target: Path, moved: list[Path]) -> None:
+def _move(source: Path, target: Path, old: Path, moved: list[tuple[Path, Path | None]]) -> None:
+    replaced = os.path.lexists(target)
+    if replaced:
+        os.replace(target, old)
+    moved.append((target, old if replaced else None))
     os.replace(source, target)
-    moved.append(target)
 
 
 def _pieces(array: NDArray) -> Iterator[bytes]:

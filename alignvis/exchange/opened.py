@@ -15,6 +15,7 @@ from alignvis.files import read_json
 from alignvis.recordings.eeg2_files import CHANNELS
 
 JSON_BYTES = 2**24
+RATES = (10, 20_000)  # Hz; what is outside counts samples or milliseconds
 DEFAULTS = {"eeg": (250.0, 0.0), "meg": (200.0, 0.0)}  # samples a second, and time of the first in s
 
 
@@ -82,8 +83,9 @@ def put_together(parts: Mapping[str, Part], contents: Mapping[str, Any], unit: s
             "would not be honest"
         )
     found = {}
+    once = train.places.shape[1] == 1
     for name, part in parts.items():
-        kind, channels, said = channels_of(part.path, contents[name].get("ch_names"), part.data.shape[-2])
+        kind, channels, said = channels_of(part.path, contents[name].get("ch_names"), part.data.shape[-2], once)
         found[name] = (kind, channels, *axis_of(part.path, contents[name].get("times"), part.data.shape[-1], kind))
     if found["train"] != found["test"]:
         raise AlignvisError(f"{train.path} and {test.path} differ in their channels or times; download both again")
@@ -94,13 +96,22 @@ def put_together(parts: Mapping[str, Part], contents: Mapping[str, Any], unit: s
     return Recording(kind, train, test, unit, channels, sfreq, tmin, claims)
 
 
-def channels_of(path: Path, names: Any, count: int) -> tuple[str, list[str], list[str]]:
-    """Say whether channels are of EEG or MEG, what they are called, and what is to be said of that."""
+def channels_of(path: Path, names: Any, count: int, once: bool) -> tuple[str, list[str], list[str]]:
+    """Say whether channels are of EEG or MEG, what they are called, and what is to be said of that.
+
+    Args:
+        once: whether each training image was shown once, as in THINGS-MEG; THINGS-EEG2 shows it four times.
+    """
     if isinstance(names, np.ndarray) and names.shape == (count,):
         names = names.tolist()
     if names is None:
         if count == len(CHANNELS):
             return "eeg", list(CHANNELS), ["the files name no channels; the usual order of the 63 is assumed"]
+        if not once:
+            raise AlignvisError(
+                f"{path} has {count} channels and no ch_names, and the usual order is known of the {len(CHANNELS)} of "
+                "EEG alone; add the names in their order"
+            )
         numbered = [f"channel-{number:03d}" for number in range(1, count + 1)]
         return "meg", numbered, [f"the files name no channels; they are numbered from 1 to {count}"]
     if (
@@ -116,21 +127,36 @@ def channels_of(path: Path, names: Any, count: int) -> tuple[str, list[str], lis
 def axis_of(path: Path, times: Any, count: int, kind: str) -> tuple[float, float]:
     """Give samples a second and the time of the first sample.
 
-    Files keep the time axis from before they were trimmed, 300 times for 250 samples: the last ones are meant.
+    Files keep the time axis from before they were trimmed, 300 times for 250 samples: those from 0 on are meant.
+
+    Raises:
+        AlignvisError: when the times are no even axis in seconds, or there are more than samples and it is not clear
+            which are meant.
     """
     if times is None:
         return DEFAULTS[kind]
-    last: list[Any] = []
-    if isinstance(times, np.ndarray) and times.ndim == 1 and times.dtype.kind in "fiu":
-        last = times[-count:].tolist()
-    elif isinstance(times, list):
-        last = times[-count:]
-    fits = len(last) == count > 1 and all(isinstance(time, int | float) and abs(time) < 1e6 for time in last)
-    axis = np.array(last, dtype=np.float64) if fits else np.zeros(2)
-    steps = np.diff(axis)
-    if not fits or not (steps > 1e-5).all() or np.ptp(steps) > 1e-6 or (len(times) > count and axis[0] < -1e-9):
+    listed = times.tolist() if isinstance(times, np.ndarray) and times.ndim == 1 else times
+    fits = isinstance(listed, list) and len(listed) >= count > 1
+    if not fits or not all(isinstance(time, int | float) and abs(time) < 1e6 for time in listed):
         raise AlignvisError(f"{path}: its times do not fit its {count} samples; download the file again")
-    return round(1 / float(steps.mean()), 6), round(float(axis[0]), 9)
+    axis = np.array(listed, dtype=np.float64)
+    steps = np.diff(axis)
+    if not (steps > 1e-5).all() or np.ptp(steps) > 1e-6:
+        raise AlignvisError(f"{path}: its times do not fit any samples, as they are not even; download the file again")
+    rate = round(1 / float(steps.mean()), 6)
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AlignvisError(
+            f"{path}: its times do not fit any recording, {rate:g} samples a second, if they are seconds; write seconds"
+        )
+    first = len(axis) - count
+    if first and abs(axis[first]) > 0.5 / rate:  # not trimmed to what follows the onset
+        first = 0
+    if len(axis) > count and abs(axis[first]) > 0.5 / rate:
+        raise AlignvisError(
+            f"{path}: its times do not fit its {count} samples: there are {len(axis)}, and neither the first nor the "
+            "last of them begin at 0; write those of the samples"
+        )
+    return rate, round(float(axis[first]), 9)
 
 
 def with_keys(path: Path, content: Any, wanted: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Fills a responses table block by block: in bounded memory, checked, and continued after an interruption."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import alignvis
 from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress
-from alignvis.recordings.sources import hashing
+from alignvis.recordings.sources import hashing, sha256s
 
 PARTS = ("train", "test")
 CHECKPOINT = 5.0  # seconds of work that a killed process loses at most
@@ -114,6 +115,11 @@ def fill(
                 progress(done, total, block.text)
             _save(table, waiting)
             table["sources.sha256"][...] = [digest.result() for digest in digests]
+        changed = [path for path, stamp in zip(sources, stamps.tolist(), strict=True) if [*_stamp(path)] != stamp]
+        if changed:
+            raise AlignvisError(
+                f"{changed[0]} changed while it was read, so nothing was kept; prepare again when it is whole"
+            )
     except AlignvisError:  # a source will be another one before this can succeed
         store.discard(out)
         raise
@@ -133,8 +139,13 @@ def _put(part: np.memmap, block: Block, values: NDArray[np.floating], channels: 
         worst = int(np.argmin(largest <= np.finfo(part.dtype).max))
         raise AlignvisError(
             f"channel {channels[worst]} has the value {largest[worst]:g} among the {block.text}, which the "
-            f"{part.dtype} of {out.name} does not hold; leave that channel out, or choose --float32 if the value is "
-            "a number and right"
+            f"{part.dtype} of {out.name} does not hold; mend the file, or choose --float32 if the value is a "
+            "number and right"
+        )
+    if part.dtype == np.float16 and 0 < largest.max() < np.finfo(np.float16).smallest_normal:
+        raise AlignvisError(
+            f"the largest value among the {block.text} is {largest.max():.3g}, so small that the float16 of {out.name} "
+            "would round it away; choose --float32"
         )
     part[block.rows, block.slots] = values
 
@@ -174,6 +185,29 @@ def is_there(out: Path, asked: Mapping[str, Any], overwrite: bool) -> bool:
                 "--overwrite replaces it, another --root keeps both"
             )
     return True
+
+
+def check_sources(out: Path, sources: Sequence[Path]) -> None:
+    """A table is kept only if it was made of these very files.
+
+    Raises:
+        AlignvisError: when it was made of others, or of what they were before.
+    """
+    _, arrays = store.read_table(out, "responses", {})
+    digests, stamps = (arrays.get(name, np.zeros((0, 0))) for name in ("sources.sha256", "sources.stamp"))
+    same = len(digests) == len(stamps) == len(sources)
+    for number, path in enumerate(sources):
+        if not same or (tuple(stamps[number]) != _stamp(path) and (sha256s([path])[0] != digests[number]).any()):
+            raise AlignvisError(
+                f"{out} was made of other files than those there now ({path} is one that differs); --overwrite "
+                "replaces it, another --root keeps both"
+            )
+
+
+def check_dataset(name: str) -> None:
+    """Refuse a name that is no plain name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise AlignvisError(f"{name!r} cannot name a dataset; use letters, digits, hyphens, dots and underscores")
 
 
 def summary(out: Path, kept: bool, begun: float, warnings: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.recordings.filling import PARTS, Block, about, fill, is_there, summary
+from alignvis.recordings.filling import PARTS, Block, about, check_sources, fill, is_there, summary
 from alignvis.recordings.nsd_files import Betas, Design, find_betas, find_design, open_betas, read_design
 from alignvis.recordings.sources import describe
 
@@ -98,12 +98,13 @@ def prepare(
     if dtype not in ("float16", "float32"):
         raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
     if repetitions is not None and not all(1 <= count <= 255 for count in repetitions):
-        raise AlignvisError(f"--repetitions has to be at least 1 of each, not {repetitions[0]} {repetitions[1]}")
+        raise AlignvisError(f"--repetitions has to be 1 to 255 of each, not {repetitions[0]} {repetitions[1]}")
     with open_betas(find_betas(raw, subject)) as betas:
         chosen = _chosen(betas, sessions)
         keep = None if repetitions is None else [int(count) for count in repetitions]
         asked = {"sessions": chosen, "zscore": zscore, "repetitions": keep, "dtype": dtype}
         if is_there(out, asked, overwrite):
+            check_sources(out, [betas.path, find_design(raw)])
             return summary(out, True, begun, [])
         design = read_design(find_design(raw), subject)
         parts = _parts(betas, design, chosen, repetitions)

@@ -6,7 +6,6 @@ Beside each recording stands an events table that says which image was shown whe
 
 import hashlib
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.recordings.epochs import BASELINE, Epoch, epoch
-from alignvis.recordings.filling import PARTS, about, fill, is_there, summary
+from alignvis.recordings.filling import PARTS, about, check_dataset, check_sources, fill, is_there, summary
 from alignvis.recordings.own_events import Events, check_parts, read_events
 from alignvis.recordings.own_files import Recording, choose, open_any, unit_of
 from alignvis.recordings.own_noise import SCALED, UNTOUCHED, WHITENED, Trials, blocks, reader
@@ -119,9 +118,12 @@ def prepare(
         "sessions": numbers,
         "dtype": dtype,
     }
-    if is_there(out, asked, overwrite):
-        return summary(out, True, begun, [])
     recordings = [open_any(*each) for each in zip(raw, numbers, strict=True)]
+    sources = [path for recording in recordings for path in recording.files] + events
+    sources = [Path(os.path.abspath(path)) for path in sources]
+    if is_there(out, asked, overwrite):
+        check_sources(out, sources)
+        return summary(out, True, begun, [])
     names, warnings = choose(recordings, channels)
     rate = _rate(recordings[0], sfreq)
     cut = epoch(recordings, None if rate == recordings[0].rate else rate, window, baseline)
@@ -137,8 +139,6 @@ def prepare(
     import mne
 
     document = about(dataset, subject, UNITS.get(method) or unit_of(recordings[0], names), _simulated(dataset), asked)
-    sources = [path for recording in recordings for path in recording.files] + events
-    sources = [Path(os.path.abspath(path)) for path in sources]
     document |= {
         "channels": names,
         "sfreq": rate,
@@ -183,11 +183,9 @@ def _check_call(
     twice = [path for place, path in enumerate(raw) if path in raw[:place]]
     if twice:
         raise AlignvisError(f"{twice[0]} is given more than once; give each recording once")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", dataset) or subject < 1:
-        raise AlignvisError(
-            f"the table cannot be filed under dataset {dataset!r}, subject {subject}; a dataset is named with letters, "
-            "digits and hyphens, and subjects count from 1"
-        )
+    check_dataset(dataset)
+    if subject < 1:
+        raise AlignvisError(f"the table cannot be filed under subject {subject}; subjects count from 1")
     if dtype not in ("float16", "float32"):
         raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
     if repetitions is not None and min(repetitions) < 1:

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.recordings.filling import PARTS, Block, about, fill, is_there, summary
+from alignvis.recordings.filling import PARTS, Block, about, check_sources, fill, is_there, summary
 from alignvis.recordings.meg_files import (
     CATCH,
     EXP,
     TEST,
     Recording,
     Trials,
+    chain,
     first_file,
     image_id,
     open_recording,
@@ -156,6 +157,7 @@ def prepare(
         "dtype": dtype,
     }
     if is_there(out, asked, overwrite):
+        check_sources(out, chain(first))
         return summary(out, True, begun, [])
     recording = open_recording(first)
     trials = read_trials(recording)
