@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from alignvis import store
 from alignvis.averaging import average
 from alignvis.contents import Row, is_foreign, look
 from alignvis.errors import AlignvisError
+from alignvis.finding import fit
 from alignvis.recipe import Recipe
 from alignvis.runs import all_runs, changed_inputs, load_decoder, read_record
 
@@ -89,19 +91,22 @@ def _responses(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
     channels, times = table.train.shape[2:]
     at = f" at {about['sfreq']:g} Hz" if about["sfreq"] else ""
     text += f"{channels} channels x {times} times{at}, {about['unit']}"
-    fits, text = _features_for(root, shown[path], text)
+    fits, text = _features_for(root, table.document, shown[path], text)
     return about | {"features": fits}, text
 
 
-def _features_for(root: Path, shown: set[str], text: str) -> tuple[list[str], str]:
+def _features_for(root: Path, document: dict[str, Any], shown: set[str], text: str) -> tuple[list[str], str]:
     """Which features tables have all the images of a recording; if none has, how near the nearest comes."""
     lacking: dict[str, int] = {}
+    fits: list[str] = []
     for path in sorted((root / "features").glob("*/*.safetensors")):
         with suppress(AlignvisError):  # what is wrong with it is said where it is looked at
-            lacking[str(path)] = len(shown - set(store.read_document(path, "features")["images"]))
-    fits = [path for path, missing in lacking.items() if not missing]
+            about = store.read_document(path, "features")
+            lacking[str(path)] = len(shown - set(about["images"]))
+            fits += [str(path)] if fit(document, shown, about) else []
     if fits:
         return fits, f"{text}; fits {', '.join(fits)}"
+    lacking = {path: missing for path, missing in lacking.items() if missing}  # the others are simulated, or this is
     if not lacking:
         return [], f"{text}; there are no features yet: alignvis extract"
     nearest = min(lacking, key=lambda path: lacking[path])
@@ -119,7 +124,11 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
         store.check_finite(path, table.images, arrays[name])
     rows, dim = table.embeddings.shape
     identical = len(table.embeddings) - len(np.unique(table.embeddings, axis=0))
-    fits = [str(other) for other, images in shown.items() if images <= set(table.images)]
+    fits = [
+        str(other)
+        for other, images in shown.items()
+        if fit(store.read_document(other, "responses"), images, table.document)
+    ]
     about = {
         "table": "features",
         "encoder": table.document["encoder"],

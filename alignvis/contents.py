@@ -67,8 +67,15 @@ def _meg(path: Path) -> Row:
     )
 
 
+def _meg_part(path: Path) -> Row:
+    first = re.sub(r"-epo-\d+\.fif$", "-epo.fif", path.name)
+    return {"holds": "recording", "layout": "things-meg", "part_of": first}, (
+        f"a further part of {first}: alignvis check {path.with_name(first)}"
+    )
+
+
 def _hdf5(path: Path) -> Row:
-    with hdf5.opened(path) as file:
+    with hdf5.opened(path) as file, hdf5.told(path):
         is_brick = hdf5.has(file, ARRAY)
     if is_brick:
         with open_brick(path) as brick:
@@ -96,6 +103,7 @@ def _own(path: Path) -> Row:
 TELL: dict[str, Callable[[Path], Row]] = {
     r"^raw_eeg_(training|test)\.npy$": _eeg2,
     r"-epo\.fif$": _meg,
+    r"-epo-\d+\.fif$": _meg_part,
     r"\.(hdf5|h5)$": _hdf5,
     r"\.(vhdr|edf|bdf|set|fif|ds)$": _own,
 }

@@ -1,8 +1,9 @@
 """Which tables are there for what was asked: recordings by subject, embeddings that fit, who learns from whom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 from alignvis import store
 from alignvis.errors import AlignvisError
@@ -50,7 +51,14 @@ def find_features(
         path: store.read_document(path, "features") for path in sorted((root / "features").glob("*/*.safetensors"))
     }
     shown = {*responses.train_images, *responses.test_images}
-    fitting = [path for path, document in tables.items() if shown <= set(document.get("images", ()))]
+    fitting = [path for path, document in tables.items() if fit(responses.document, shown, document)]
+    apart = [path for path, document in tables.items() if path not in fitting and shown <= set(document["images"])]
+    if apart and not [path for path in fitting if not wanted or tables[path]["encoder"] in wanted]:
+        drawn, real = (responses.path, apart[0])[:: 1 if responses.document.get("simulated") else -1]
+        raise AlignvisError(
+            f"{drawn} is simulated and {real} is not, though their images are called the same; extract features of the "
+            "images that were shown"
+        )
     for encoder in wanted:
         if encoder not in [tables[path]["encoder"] for path in fitting]:
             named = [path for path in tables if tables[path]["encoder"] == encoder]
@@ -74,6 +82,15 @@ def find_features(
     if wanted:
         return [path for path in fitting if tables[path]["encoder"] in wanted]
     return holding(fitting, target)
+
+
+def fit(responses: Mapping[str, Any], shown: Set[str], features: Mapping[str, Any]) -> bool:
+    """Whether features are of the images of a recording, by what the headers say.
+
+    Drawn pictures and real ones may be called the same (those of NSD are numbered), and never stand for each other.
+    """
+    simulated = {document.get("simulated") for document in (responses, features)}
+    return shown <= set(features.get("images", ())) and simulated != {True, False}
 
 
 def images_of(path: Path) -> list[str]:

@@ -103,7 +103,10 @@ def numbers(dataset: "h5py.Group | h5py.Dataset", name: str, kinds: Kinds) -> np
         raise ValueError(f"its {name!r} is not a tensor")
     dtype = dataset.dtype
     if dtype.itemsize not in kinds.get(dtype.kind, ()) or dataset.shape is None:
-        raise ValueError(f"its tensor {name!r} is made of {dtype}, not of numbers")
+        raise ValueError(f"its tensor {name!r} is made of {dtype}, not of numbers that are read here")
+    kind = dataset.id.get_type()
+    if dtype.kind in "iu" and (kind.get_precision() != 8 * dtype.itemsize or kind.get_offset()):
+        raise ValueError(f"its tensor {name!r} is made of whole numbers that do not fill their bytes")
     return dtype
 
 

@@ -22,6 +22,7 @@ from alignvis.errors import AlignvisError
 MAPPED = 2**20  # bytes; a byte string of this size or more is not read but left in the file
 SMALL = 64 * 2**20  # bytes that one file may make us hold in memory, arrays copied out of it included
 OPCODES = 2**21  # bounds time, stack and memo; the largest published file needs about 300,000
+OBJECT = 64  # bytes that a container or a text takes, however little is in it
 DEPTH = 32  # containers within containers
 INTEGER = 9  # bytes; holds every int64 and uint64
 NAME = 256  # bytes in the name of a module and of what is in it
@@ -121,14 +122,16 @@ class Reader:
             raise self.refusal(f"has {len(self.data) - self.position} bytes too many after the end of its pickle")
         # Every path is walked, not every object: a list that holds itself, or one list ten times on each of ten levels,
         # is small here and endless for whoever compares or prints it.
-        walk, seen = [(self.stack[0], 0)], 1
+        walk, seen = [iter(self.stack)], 1  # what is left of each container on the way down
         while walk:
-            value, depth = walk.pop()
-            if type(value) in (list, tuple, dict):
+            value = next(walk[-1], walk)
+            if value is walk:
+                walk.pop()
+            elif type(value) in (list, tuple, dict):
                 seen += len(value)
-                if depth == DEPTH or seen > OPCODES:
+                if len(walk) > DEPTH or seen > OPCODES:
                     raise self.refusal(f"ends containers nested deeper than {DEPTH}, in themselves or without bound")
-                walk.extend((inner, depth + 1) for inner in (value.values() if type(value) is dict else value))
+                walk.append(iter(value.values() if type(value) is dict else value))
             elif not isinstance(value, ELEMENTS + (np.ndarray,)):
                 raise self.refusal(f"ends data with a stray dtype, function, array or byte string of {MAPPED} or more")
         return self.stack[0]
@@ -179,6 +182,7 @@ class Reader:
         self.stack.append(value)
 
     def container(self, kind: type) -> None:
+        self.charge(OBJECT)
         self.stack.append(kind())
 
     def number(self, layout: str) -> None:
@@ -191,6 +195,7 @@ class Reader:
         self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
 
     def text(self, width: int) -> None:
+        self.charge(OBJECT)
         try:
             self.stack.append(self.take(self.integer(width)).decode())
         except UnicodeDecodeError as error:

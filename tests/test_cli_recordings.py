@@ -61,7 +61,7 @@ def test_fmri_goes_from_its_files_to_embeddings_of_what_was_shown(scenes, tmp_pa
     )
     row = json.loads(made.stdout)
     brick = scenes / "images/nsd-simulated.hdf5"
-    assert f"extract --images {tmp_path / 'images/nsd_stimuli.hdf5'} --shown-in {row['path']}" in made.stderr
+    assert f"extract --images {brick} --shown-in {row['path']}" in made.stderr
     run("--root", tmp_path, "extract", "--images", brick, "--shown-in", row["path"], "--encoder", "lowlevel")
     features = store.load_features(tmp_path / "features/nsd-simulated/lowlevel.safetensors")
     responses = store.load_responses(row["path"])
@@ -90,7 +90,7 @@ def test_fmri_goes_from_its_files_to_embeddings_of_what_was_shown(scenes, tmp_pa
 def test_ones_own_recording_is_joined_with_its_events(tmp_path):
     raw = raw_files.write_brainvision(tmp_path / "a.vhdr", VOLTS, ["O1", "Oz", "Fp1"], 200.0)
     events = raw_files.write_events(tmp_path / "a.tsv", SHOWN)
-    words = ("--root", tmp_path, "prepare", "mne", "--raw", raw, "--dataset", "mine")
+    words = ("--root", tmp_path, "prepare", "mne", "--raw", raw, "--dataset", "mine", "--subject", 1)
     assert "Missing option '--events'" in sentence(*words, code=2)
     made = run(*words, "--events", events, "--window", "-0.1:0.5", "--json")
     table = store.load_responses(json.loads(made.stdout)["path"])

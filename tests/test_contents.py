@@ -9,6 +9,7 @@ from alignvis import store
 from alignvis.check import check_all
 from alignvis.contents import look
 from alignvis.errors import AlignvisError
+from alignvis.finding import find_features
 from alignvis.recordings.simulate_meg import simulate_things_meg
 from alignvis.recordings.simulate_nsd import simulate_nsd
 from tests import foreign_brains, foreign_features, raw_files, slow_things_eeg2
@@ -90,3 +91,28 @@ def test_a_recording_names_the_features_that_fit_or_how_near_the_nearest_comes(t
     write_features(table, values, images)
     ((row, text),) = check_all(root, [responses])
     assert row["features"] == [] and "lacks 3): alignvis extract" in text
+
+
+def test_drawn_pictures_and_real_ones_never_stand_for_each_other(tmp_path):
+    root = planted(tmp_path)
+    responses = store.load_responses(root / "responses/tiny/sub-01.safetensors")
+    path = root / "features/tiny/lowlevel.safetensors"
+    old = store.load_features(path)
+    values, images = np.array(old.embeddings), old.images
+    for simulated, fits in ((True, True), (False, False)):
+        path.unlink()
+        write_features(path, values, images, simulated=simulated)
+        ((row, _),) = check_all(root, [responses.path])
+        assert row["features"] == ([str(path)] if fits else [])
+        if fits:
+            assert find_features(root, responses) == [path]
+        else:
+            for wanted in ((), ("lowlevel",)):
+                with pytest.raises(AlignvisError, match="sub-01.* is simulated and .*lowlevel.* is not"):
+                    find_features(root, responses, wanted)
+
+
+def test_a_further_part_of_a_chain_names_the_first(tmp_path):
+    path, _, _ = meg(tmp_path)
+    ((row, text),) = check_all(tmp_path, [path.with_name("preprocessed_P1-epo-1.fif")])
+    assert row["whole"] and "a further part of preprocessed_P1-epo.fif" in text

@@ -575,6 +575,7 @@ def test_no_recording_can_be_matched_with_class_centres(tmp_path, images):
 
 
 def test_an_imported_table_is_found_checked_and_not_taken_for_an_extracted_one(tmp_path, images):
+    (images / "simulated.json").write_text('{"simulated": true}')  # as the responses are
     made, table = one(write_pair(tmp_path, "atm"), root=tmp_path, images=images, encoder="net")
     responses = write_responses(
         tmp_path / "responses/tiny/sub-01.safetensors", np.zeros((12, 1, 3, 4)), np.zeros((5, 1, 3, 4)),

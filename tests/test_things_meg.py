@@ -201,7 +201,8 @@ def test_published_size_is_what_it_takes_to_stay_silent(subject, monkeypatch, tm
     monkeypatch.setattr(things_meg, "TRAIN_IMAGES", 13)
     monkeypatch.setattr(things_meg, "CHANNELS", 6)
     warnings = prepare(subject, subject=1, out=tmp_path / "t.safetensors")["warnings"]
-    assert len(warnings) == 2 and all("left out" in sentence for sentence in warnings)
+    assert len(warnings) == 3 and all("left out" in sentence for sentence in warnings)
+    assert warnings[0].startswith("left out: 3 catch trials, and 6 trials of the 2 concepts")
 
 
 def test_part_that_the_chain_does_not_reach_is_told(chain, tmp_path):

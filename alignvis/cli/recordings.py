@@ -208,14 +208,16 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
     """
     from alignvis.recordings.nsd import dataset_name, prepare
 
+    shown = ""
     for number in subject:
         name = dataset_name(raw, number)
         made = prepare(raw, subject=number, **_to(screen, name, number, float32), **options)
         _prepared(screen, made)
-    bricks = screen.root / "images"
-    brick = next(iter(sorted(bricks.glob("*nsd*.hdf5"))), bricks / "nsd_stimuli.hdf5")
-    encoders = " --encoder lowlevel --encoder untrained_vit" if "simulated" in name else ""
-    screen.following(f"extract --images {brick} --shown-in {made['path']}{encoders}")
+        shown += f" --shown-in {made['path']}"
+    pictures, encoders = screen.root / "images" / "nsd_stimuli.hdf5", ""
+    if "simulated" in name:
+        pictures, encoders = raw.parent / "images" / f"{name}.hdf5", " --encoder lowlevel --encoder untrained_vit"
+    screen.following(f"extract --images {pictures}{shown}{encoders}")
 
 
 @prepare.command(name="mne")
@@ -239,7 +241,7 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
     multiple=True,
     help="Number of the session that a recording belongs to; one a recording, in order.  [default: each its own]",
 )
-@click.option("--subject", type=click.IntRange(1, 999), default=1, show_default=True)
+@click.option("--subject", type=click.IntRange(1, 999), required=True, help="Whose recordings these are.")
 @click.option("--dataset", default="own", show_default=True, help="Name of the folder in ROOT/responses.")
 @click.option(
     "--channels", default="all", show_default=True, help="all, a type (eeg, mag, grad, meg), occipital, or names."
@@ -312,7 +314,9 @@ def _prepared(screen: Screen, made: dict[str, Any]) -> None:
         screen.say(f"note: {warning}")
     train, test = (" x ".join(map(str, made[part])) for part in ("train", "test"))
     verb = "kept" if made["kept"] else "wrote"
-    screen.result(made, f"{verb} {made['path']}: train {train}, test {test} (images x repetitions x channels x times)")
+    at = f" at {made['sfreq']:g} Hz from {made['tmin']:g} s" if made["sfreq"] else ""
+    axes = f"images x repetitions x {'channels x times' if at else 'voxels x 1'}"
+    screen.result(made, f"{verb} {made['path']}: train {train}, test {test} ({axes}{at}), in {made['unit']}")
 
 
 def _what_now(screen: Screen, dataset: str) -> None:

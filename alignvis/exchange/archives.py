@@ -130,13 +130,15 @@ def _attributes(path: Path, kind: bytes, body: memoryview, start: int) -> dict[s
     try:
         if kind == LONG_NAME:
             return {"path": data.rstrip(b"\0").decode()}
-        while data:
-            length = int(data[: data.index(b" ")])
-            key, value = data[data.index(b" ") + 1 : length].split(b"=", 1)
-            if not 5 <= length <= len(data) or value[-1:] != b"\n":
+        at = 0
+        while at < len(data):
+            space = data.index(b" ", at, at + 8)
+            length = int(data[at:space])
+            key, value = data[space + 1 : at + length].split(b"=", 1)
+            if not 5 <= length <= len(data) - at or value[-1:] != b"\n":
                 raise ValueError("its lengths do not fit")
             found[key.decode()] = value[:-1].decode()
-            data = data[length:]
+            at += length
     except ValueError as error:  # UnicodeDecodeError is one
         raise AlignvisError(
             f"{path} has damaged attributes at byte {start} ({str(error)[:80]}); download it again"

@@ -54,6 +54,9 @@ def place(files: list[Rows], layout: str, shown: Shown, reference: Any) -> tuple
         concepts = [part for part in shown.ordered if len(shown.concepts(part)) == count and part not in parts]
         if len(parts) == 2:
             parts = [part for part in parts if part in rows.path.name] or parts
+        if parts and len(rows.stored) == 3:  # images of a concept beside each other, never the other way round
+            folders = len(shown.concepts(parts[0]))
+            parts = parts if rows.stored[:2] in ((count, 1), (folders, count // folders)) else []
         if len(parts) + len(concepts) != 1 or (concepts and layout != NICE):
             counts = " and ".join(
                 f"{len(images)} {part} images of {len(shown.concepts(part))} concepts"

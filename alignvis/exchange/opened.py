@@ -14,7 +14,7 @@ from alignvis.errors import AlignvisError
 from alignvis.files import read_json
 from alignvis.recordings.eeg2_files import CHANNELS
 
-JSON_BYTES = 2**24
+JSON_BYTES = 2**20
 RATES = (10, 20_000)  # Hz; what is outside counts samples or milliseconds
 DEFAULTS = {"eeg": (250.0, 0.0), "meg": (200.0, 0.0)}  # samples a second, and time of the first in s
 

@@ -63,6 +63,8 @@ def refuse_stand_in(path: Path) -> bytes:
     Raises:
         AlignvisError: when it is missing, empty, a Git LFS pointer or a web page.
     """
+    if path.exists() and not path.is_file():
+        raise AlignvisError(f"{path} is no file; name one, or the folder of the embeddings")
     try:
         with open(path, "rb") as file:
             head = file.read(2**12)

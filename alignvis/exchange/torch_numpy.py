@@ -18,7 +18,7 @@ import numpy as np
 from alignvis.errors import AlignvisError
 from alignvis.exchange.scratch import Scratch
 from alignvis.exchange.zip_records import zip_records
-from alignvis.pickle_machine import AGAIN, MAPPED, Left, Reader, Tag
+from alignvis.pickle_machine import AGAIN, MAPPED, SMALL, Left, Reader, Tag
 from alignvis.pickles import open_bytes
 
 PIECE = 2**20  # bytes of text decoded at a time
@@ -138,6 +138,8 @@ class _Reader(Reader):
         self.root = root
         self.scratch = scratch
         self.storages: dict[tuple, _Storage] = {}
+        self.claimed = 0  # bytes of all tensors together, and how many these may be
+        self.most = 2 * sum(len(record) for record in records.values()) + SMALL
         self.decoded: dict[_Text, Left] = {}
 
     def refusal(self, found: str, remedy: str = AGAIN) -> AlignvisError:
@@ -228,8 +230,10 @@ class _Reader(Reader):
         last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
         if last >= len(numbers):
             raise self.refusal(f"holds a tensor of the shape {shape} that reaches beyond its storage")
-        # A stride of zero would let a small file claim a tensor of any size, which the first sum with it would fill.
-        if prod(shape) > len(numbers):
+        # A stride of zero would let a small file claim a tensor of any size, which the first sum with it would fill;
+        # so would many tensors made of the same numbers.
+        self.claimed += prod(shape) * numbers.itemsize
+        if prod(shape) > len(numbers) or self.claimed > self.most:
             raise self.refusal(f"holds a tensor of the shape {shape} made of {len(numbers)} numbers", EXPANDED)
         step = numbers.strides[0]  # 0 where the numbers were not read
         return np.lib.stride_tricks.as_strided(

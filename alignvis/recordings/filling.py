@@ -211,8 +211,11 @@ def check_dataset(name: str) -> None:
 
 
 def summary(out: Path, kept: bool, begun: float, warnings: Sequence[str]) -> dict[str, Any]:
-    """What every way to make a responses table returns: path, dataset, subject, shapes, dtype, seconds, whether it was
-    there already, and warnings, sentences on what was left out or unexpected."""
+    """What every way to make a responses table returns.
+
+    That is its path, dataset, subject, shapes, dtype, unit, samples a second and time of the first, the seconds that it
+    took, whether it was there already, and warnings: sentences on what was left out or unexpected.
+    """
     table = store.load_responses(out)
     return {
         "path": str(out),
@@ -221,6 +224,7 @@ def summary(out: Path, kept: bool, begun: float, warnings: Sequence[str]) -> dic
         "train": list(table.train.shape),
         "test": list(table.test.shape),
         "dtype": str(table.train.dtype),
+        **{key: table.document.get(key) for key in ("unit", "sfreq", "tmin")},
         "seconds": round(time.monotonic() - begun, 1),
         "kept": kept,
         "warnings": list(warnings),

@@ -176,12 +176,15 @@ def _write_pictures(path: Path, shown: Shown, design: Design, progress: Progress
         return
     import h5py
 
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    content = BytesIO()  # since HDF5 ends the process with a signal when it meets a full disk
+    with h5py.File(content, "w") as file:
         brick = file.create_dataset("imgBrick", (design.images, SIDE, SIDE, 3), np.uint8)
         file.create_dataset("simulated", data=np.uint8(1))
         for row, latent in enumerate(shown.latent):
             brick[row] = paint(latent, SIDE, SIDE, _generator(design, 0, 1 + row))
             progress(row + 1, design.images, "drawing pictures")
+    with whole_file(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def _write_design(path: Path, shown: Shown, design: Design) -> None:
@@ -206,7 +209,8 @@ def _write_betas(
     import h5py
 
     size, held = float(np.hypot(1, design.noise)), design.held(subject)
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    content = BytesIO()
+    with h5py.File(content, "w") as file:
         betas = file.create_dataset("voxels", (held * design.trials_per_session, design.voxels), np.float32)
         file.create_dataset("simulated", data=np.uint8(1))
         file.create_dataset("trials_per_session", data=np.int64(design.trials_per_session))
@@ -219,6 +223,8 @@ def _write_betas(
             noise = design.noise * generator.standard_normal((design.trials_per_session, design.voxels))
             betas[trials] = gain * (shown.latent[rows] @ weights + noise) + offset
             progress(session + 1, held, f"recording subject {subject}")
+    with whole_file(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def _generator(design: Design, *about: int) -> np.random.Generator:

@@ -177,6 +177,11 @@ def prepare(
         "test": _part("test", trials, np.flatnonzero((trials.kind == TEST) & chosen), as_published),
     }
     _refuse_shared(parts)
+    taken = int(((trials.kind == EXP) & ~fresh & chosen).sum())
+    warnings.append(
+        f"left out: {int((trials.kind == CATCH).sum())} catch trials, and {taken} trials of the {len(concepts)} "
+        "concepts that the test pictures show"
+    )
     for part in PARTS:
         if parts[part].left_out:
             warnings.append(
