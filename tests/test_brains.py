@@ -13,7 +13,8 @@ from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.exchange import brains
 from alignvis.exchange.brains import import_responses, recognise
-from alignvis.recordings import filling
+from alignvis.recordings import filling, things_eeg2
+from alignvis.store import load_responses
 from tests import foreign_brains as foreign
 from tests.test_pickles import F8, NEW, lengths, mutations, text
 
@@ -186,10 +187,19 @@ def test_three_hundred_times_for_two_hundred_and_fifty_samples_mean_the_last_one
     assert (document["sfreq"], document["tmin"]) == (250.0, 0.0)
 
 
-def test_the_authors_files_keep_their_stated_times_and_the_shift_is_said(tmp_path):
-    folder = foreign.nice(tmp_path / "sub-01", EEG, wrapped=True, early=0, rate=100)
-    result = import_responses(folder, root=tmp_path, images=foreign.images(tmp_path / "images", EEG))
-    assert holds(result, EEG).document["sfreq"] == 100
+def test_the_authors_files_get_the_times_at_which_they_were_measured_and_that_is_said(tmp_path):
+    planted = foreign.eeg(concepts=1, tests=1, samples=100)
+    folder = foreign.nice(tmp_path / "sub-01", planted, wrapped=True, early=0, rate=100)
+    for path in folder.iterdir():
+        document = np.load(path, allow_pickle=True).item()
+        np.save(path, document | {"times": np.arange(-20, 80) / 100})
+    images = foreign.images(tmp_path / "images", planted)
+    result = import_responses(folder, root=tmp_path, images=images)
+    found = holds(result, planted).document
+    things_eeg2.prepare(tmp_path, subject=1, images=images, out=tmp_path / "prepared.safetensors")
+    prepared = load_responses(tmp_path / "prepared.safetensors").document
+    assert (found["tmin"], found["sfreq"]) == (prepared["tmin"], prepared["sfreq"])
+    assert (found["tmin"], found["sfreq"]) == (pytest.approx(-0.2035, abs=1e-4), pytest.approx(100.1, abs=0.01))
     assert any("3.5 to 4.5 ms" in claim for claim in result["claims"])
 
 

@@ -584,7 +584,7 @@ def test_numbers_that_name_no_sessions_are_refused(group, sessions, numbers, sen
 
 
 def test_the_command_takes_a_session_for_each_recording(tmp_path, sessions):
-    words = ["--root", str(tmp_path), "prepare", "mne", "--float32"]
+    words = ["--root", str(tmp_path), "prepare", "mne", "--subject", "1", "--float32"]
     for k, (volts, rows) in enumerate(sessions):
         raw = fif(tmp_path / f"c{k}_raw.fif", volts, NAMES, RATE)
         events = files.write_events(tmp_path / f"c{k}.tsv", of(("train", "test")[k], rows))
@@ -964,3 +964,13 @@ def test_whatever_bytes_are_changed_there_is_a_recording_or_one_sentence(tmp_pat
             except AlignvisError as error:
                 assert path.stem in str(error)
         broken.write_bytes(content)
+
+
+def test_eyes_and_hearts_are_no_brains_even_where_a_format_calls_all_channels_eeg(tmp_path):
+    volts = 1e-5 * np.random.default_rng(0).standard_normal((5, 1200))
+    path = files.write_edf(tmp_path / "a.edf", volts, ["O1", "VEOG", "Oz", "ecg1", "Status"], 200.0)
+    recording = open_any(path, 1)
+    for option in ("all", "eeg"):
+        names, notes = choose([recording], option)
+        assert names == ["O1", "Oz"] and any("VEOG, ecg1" in note and "left out" in note for note in notes)
+    assert choose([recording], "O1,VEOG")[0] == ["O1", "VEOG"]

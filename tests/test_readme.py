@@ -50,7 +50,7 @@ def test_two_commands_do_all_the_set_up_and_ci_runs_them():
 
 def test_without_a_dataset_the_commands_lead_from_nothing_to_a_score(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = block("alignvis simulate")
+    lines = block("alignvis simulate things-eeg2")
     more = {"simulate": SMALL, "train": ["--batch", "32", "--epochs", "1"]}
     for line in lines:
         printed = run(line, *next((words for command, words in more.items() if f" {command} " in line), []))
@@ -71,7 +71,7 @@ def test_with_a_dataset_three_commands_without_an_option_answer_the_question(tmp
     path.parent.mkdir(parents=True)
     torch.save({"model": {f"module.visual.{name}": tensor for name, tensor in official.items()}}, path)
     adapted(tmp_path / "weights" / row.adapter.file, [architecture], alpha=32.0)
-    prepare, extract, train, evaluate = block("alignvis prepare")
+    prepare, extract, train, evaluate = block("alignvis prepare things-eeg2")
     run(prepare.replace("/data/things-eeg2/raw", "raw"))
     run(extract)
     run(train)

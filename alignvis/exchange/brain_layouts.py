@@ -23,8 +23,7 @@ from alignvis.exchange.opened import (
 )
 from alignvis.exchange.torch_numpy import outline_torch, read_torch
 from alignvis.pickles import read_pickled
-from alignvis.recordings.layouts import MERGED
-from alignvis.recordings.trials import permutation
+from alignvis.recordings.layouts import MERGED, clock, merged_sessions
 
 PARTS = ("train", "test")
 WHITENED = "noise standard deviations"
@@ -32,8 +31,7 @@ ZSCORED = "baseline standard deviations"  # of every derivative of THINGS-MEG
 UNKNOWN = "unknown"
 SESSIONS = 254
 BY_ORDER = "rows are taken to be in the order of {images}, which nothing in the files confirms"
-AUTHORS_RATE = 100.0  # samples a second, of the files of THINGS-EEG2's authors
-EARLY = "at 100 samples a second, the authors' resampling took each sample 3.5 to 4.5 ms before the time that is stated"
+EARLY = "the authors' resampling took each sample 3.5 to 4.5 ms before the time in their files; the table states when"
 NO_SESSIONS = "the files do not say in which session a response was recorded; 0 stands for that"
 
 Files = Mapping[str, Path]  # "train", "test" and what else a layout has
@@ -63,12 +61,7 @@ def open_nice(files: Files, images: Path | None, scratch: Path) -> Recording:
     parts, claims = {}, [BY_ORDER.format(images=images)]
     for part in PARTS:
         ids = order.in_order(files[part], part, known[part], len(data[part]), images)
-        published, merged = MERGED[part]
-        repetitions = data[part].shape[1]
-        sessions = np.zeros(repetitions, np.uint8)
-        if repetitions == published:
-            sessions = np.array(merged, np.uint8)[permutation(published)]
-        parts[part] = in_rows(files[part], data[part], ids, sessions)
+        parts[part] = in_rows(files[part], data[part], ids, merged_sessions(part, data[part].shape[1]))
     if all(data[part].shape[1] == MERGED[part][0] for part in PARTS):
         claims.append(
             "sessions are those of the published order of merging; of the training images, 1 stands for session 1 or "
@@ -77,7 +70,11 @@ def open_nice(files: Files, images: Path | None, scratch: Path) -> Recording:
     else:
         claims.append(NO_SESSIONS)
     opened = put_together(parts, contents, WHITENED, claims)
-    return replace(opened, claims=[*opened.claims, EARLY]) if opened.sfreq == AUTHORS_RATE else opened
+    samples = opened.train.data.shape[-1]
+    measured = clock(opened.tmin + np.arange(samples) / opened.sfreq, opened.sfreq)
+    if (measured.tmin, measured.sfreq) == (opened.tmin, opened.sfreq):
+        return opened
+    return replace(opened, tmin=measured.tmin, sfreq=measured.sfreq, claims=[*opened.claims, EARLY])
 
 
 def open_ubp(files: Files, images: Path | None, scratch: Path) -> Recording:

@@ -46,7 +46,7 @@ class _Preprocessed:
 
 
 @dataclass(frozen=True)
-class _Clock:
+class Clock:
     """When samples were taken: ``tmin`` s after onset the first, ``sfreq`` a second; ``parameters`` say how far that is
     from what the file states."""
 
@@ -97,19 +97,19 @@ def convert(
         raise AlignvisError(
             f"{train.path} has {rate:g} samples a second; for --sfreq {sfreq:g} give the raw recordings"
         )
-    clock = _clock(train.times, rate)
+    measured = clock(train.times, rate)
     names = train.channels if channels == "all" else channel_names(channels)
     rows = channel_rows(train.path, train.channels, names)
-    sessions = {part: _sessions(part, files[part].data.shape[1]) for part in PARTS}
+    sessions = {part: merged_sessions(part, files[part].data.shape[1]) for part in PARTS}
     document = about | {
         "channels": names,
-        "sfreq": clock.sfreq,
-        "tmin": clock.tmin,
+        "sfreq": measured.sfreq,
+        "tmin": measured.tmin,
         **{f"{part}_images": list(ids[part]) for part in PARTS},
         "parameters": {
             "preprocessed_elsewhere": True,
             "sessions": {part: _note(part, files[part].data.shape[1]) for part in PARTS},
-            **clock.parameters,
+            **measured.parameters,
         },
         "sources": describe([file.path for file in files.values()], raw),
     }
@@ -141,7 +141,8 @@ def convert(
 
 
 def _copy(part: np.memmap, file: _Preprocessed, rows: NDArray[np.int64], images: slice) -> None:
-    values = file.data[images][:, :, rows].astype(np.float32)
+    with np.errstate(all="ignore"):  # said below
+        values = file.data[images][:, :, rows].astype(np.float32)
     largest = np.abs(values).max(axis=(0, 1, 3))
     if not (largest <= np.finfo(part.dtype).max).all():  # false for NaN too
         worst = int(np.argmin(largest <= np.finfo(part.dtype).max))
@@ -152,7 +153,7 @@ def _copy(part: np.memmap, file: _Preprocessed, rows: NDArray[np.int64], images:
     part[images] = values
 
 
-def _clock(times: NDArray[np.float64], rate: float) -> _Clock:
+def clock(times: NDArray[np.float64], rate: float) -> Clock:
     """Work out when the samples of a published file were measured.
 
     The resampler's padding in front is no whole number of new samples, and at 100 Hz not even the padded length is: the
@@ -163,17 +164,18 @@ def _clock(times: NDArray[np.float64], rate: float) -> _Clock:
     tmin = round(float(times[0]), 9)
     length = PUBLISHED.get((tmin, rate, len(times)))
     if length is None:
-        return _Clock(tmin, rate, {})
+        return Clock(tmin, rate, {})
     measured = sample_times(length, RECORDED, rate)[-len(times) :] + START
     late = [round(1000 * float(measured[end] - times[end]), 3) for end in (0, -1)]
     parameters: dict[str, Any] = {"resampling": {"measured_after_nominal_ms": late}}
     if late[0] == late[1]:
-        return _Clock(tmin, rate, parameters)
+        return Clock(tmin, rate, parameters)
     parameters["resampling"] |= {"nominal_tmin": tmin, "nominal_sfreq": rate}
-    return _Clock(round(float(measured[0]), 9), round(1 / float(np.diff(measured).mean()), 9), parameters)
+    return Clock(round(float(measured[0]), 9), round(1 / float(np.diff(measured).mean()), 9), parameters)
 
 
-def _sessions(part: str, repetitions: int) -> NDArray[np.uint8]:
+def merged_sessions(part: str, repetitions: int) -> NDArray[np.uint8]:
+    """The session of each repetition by the published order of merging; zeros where there are others."""
     published, merged = MERGED[part]
     if repetitions != published:
         return np.zeros(repetitions, dtype=np.uint8)

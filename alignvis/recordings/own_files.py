@@ -35,6 +35,9 @@ UNITS = {
     "ref_meg": TESLA,
 }
 OTHER = ("units of the recording", 1.0)
+OTHERS = re.compile(
+    r"[HV]?EOG|ECG|EKG|EMG|GSR|EDA|RESP|STATUS|TRIG", re.IGNORECASE
+)  # how names of other channels begin
 BRAIN = ("eeg", "mag", "grad", "seeg", "ecog", "dbs")
 KINDS = {**{kind: (kind,) for kind in BRAIN}, "meg": ("mag", "grad")}
 
@@ -225,7 +228,8 @@ def choose(recordings: Sequence[Recording], option: str) -> tuple[list[str], lis
 
     "all" means those of the kind that there are most of; a kind ("eeg", "mag", "grad", "meg", ...) means all of it;
     "occipital" means those of the kind that there are most of whose names say so (`channels.is_occipital`). Of these,
-    what a recording calls bad is left out. Names with commas between them are taken as they are.
+    what a recording calls bad, or what is called like an eye, a muscle or a heart, is left out. Names with commas
+    between them are taken as they are.
     """
     first, notes = recordings[0], []
     kinds = dict(zip(first.channels, first.kinds, strict=True))
@@ -235,6 +239,11 @@ def choose(recordings: Sequence[Recording], option: str) -> tuple[list[str], lis
         names = [name for name, kind in kinds.items() if kind in wanted]
         if option == "occipital":
             names = [name for name in names if is_occipital(name)]
+        # Many formats call everything EEG; these never are.
+        others = [name for name in names if OTHERS.match(name)]
+        if others and len(others) < len(names):
+            notes.append(f"channel {', '.join(others)} was left out, as no brain is measured there by its name")
+            names = [name for name in names if name not in others]
         if not names:
             there = ", ".join(f"{first.kinds.count(kind)} {kind}" for kind in dict.fromkeys(first.kinds))
             raise AlignvisError(f"{first.path} has no channels for --channels {option}; it has {there}")
