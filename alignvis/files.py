@@ -89,6 +89,16 @@ def _same(path: Path, file: IO[bytes]) -> bool:
     return path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno()))
 
 
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Say when a file last changed (ns since 1970) and its size (bytes).
+
+    Taken before reading, it is another whenever the content is another afterwards. The time of the file's entry counts
+    too, since the content's own can be set back.
+    """
+    status = os.stat(path)
+    return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
+
+
 def read_json(path: Path) -> Any:
     """Read one JSON document; a file that is not one is refused with a sentence."""
     try:

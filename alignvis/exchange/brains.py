@@ -147,8 +147,7 @@ def import_responses(
             f"{path} is no recording in a layout that is known ({', '.join(LAYOUTS)}); give one of its files, the "
             "subject's folder, or the folder above with --subject"
         )
-    if dtype not in ("float16", "float32"):
-        raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
+    filling.check_dtype(dtype)
     layout = LAYOUTS[name]
     folder, subject = _locate(path, layout, subject)
     files = {what: _file(folder, patterns, subject, name) for what, patterns in layout.files.items()}

@@ -17,6 +17,7 @@ import numpy as np
 
 from alignvis.errors import AlignvisError
 from alignvis.exchange.scratch import Scratch
+from alignvis.exchange.small_arrays import stand_in
 from alignvis.exchange.zip_records import zip_records
 from alignvis.pickle_machine import AGAIN, MAPPED, SMALL, Left, Reader, Tag
 from alignvis.pickles import open_bytes
@@ -36,11 +37,7 @@ STORED = {  # torch's name of a type of storage -> how its numbers lie in the fi
     "BoolStorage": "?",
 }
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-OTHERS = {  # how other files begin
-    LEGACY: "was saved by torch before version 1.6; load it with torch and save it again with torch.save",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`, or download it again",
-    b"<": "is a web page; download the file itself",
-}
+OLD = "was saved by torch before version 1.6; load it with torch and save it again with torch.save"
 
 
 class _TorchTag(Enum):
@@ -102,7 +99,7 @@ def _read(path: Path, scratch: Path | None, values: bool) -> Any:
     content = open_bytes(path)
     head = content[:64].tobytes()
     if head[:4] != b"PK\3\4":
-        found = next((text for start, text in OTHERS.items() if head.startswith(start)), None)
+        found = OLD if head.startswith(LEGACY) else stand_in(head)
         raise AlignvisError(
             f"{path} {found}"
             if found

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.images.tf_resize import tf_bicubic
 
@@ -134,18 +135,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def stamp(path: str | Path) -> tuple[int, int]:
-    """Say when a file last changed (ns since 1970) and its size (bytes); zeros if there is none.
-
-    Taken before reading, it is another whenever the content is another afterwards. The time of the file's entry counts
-    too, since the content's own can be set back.
-    """
+    """When a picture's file last changed and its size (`files.stamp`); zeros if there is none."""
     try:
-        status = os.stat(path)
+        return files.stamp(path)
     except NotADirectoryError:  # a picture in a brick, see `brick.py`
         return stamp(os.path.dirname(path))
     except OSError:
         return 0, 0
-    return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
 
 
 def read(path: Path) -> bytes:

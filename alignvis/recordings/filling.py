@@ -1,6 +1,5 @@
 """Fills a responses table block by block: in bounded memory, checked, and continued after an interruption."""
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 import alignvis
 from alignvis import store
 from alignvis.errors import AlignvisError
+from alignvis.files import stamp
 from alignvis.progress import Progress
 from alignvis.recordings.sources import hashing, sha256s
 
@@ -91,7 +91,7 @@ def fill(
     layout["blocks.done"] = ("uint8", (len(blocks),))
     layout |= {name: ("uint8", tensor.shape) for name, tensor in (beside or {}).items()}
     table = store.begin(out, layout, document)
-    stamps = np.array([_stamp(path) for path in sources])
+    stamps = np.array([stamp(path) for path in sources])
     if (table["sources.stamp"] != stamps).any():
         table["blocks.done"][...] = 0
         table["sources.stamp"][...] = stamps
@@ -115,7 +115,7 @@ def fill(
                 progress(done, total, block.text)
             _save(table, waiting)
             table["sources.sha256"][...] = [digest.result() for digest in digests]
-        changed = [path for path, stamp in zip(sources, stamps.tolist(), strict=True) if [*_stamp(path)] != stamp]
+        changed = [path for path, before in zip(sources, stamps.tolist(), strict=True) if [*stamp(path)] != before]
         if changed:
             raise AlignvisError(
                 f"{changed[0]} changed while it was read, so nothing was kept; prepare again when it is whole"
@@ -159,11 +159,6 @@ def _save(table: Mapping[str, np.memmap], blocks: Sequence[int]) -> None:
     table["blocks.done"].flush()
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
-
-
 # --- what is there ---------------------------------------------------------------------------------------------------
 
 
@@ -197,11 +192,17 @@ def check_sources(out: Path, sources: Sequence[Path]) -> None:
     digests, stamps = (arrays.get(name, np.zeros((0, 0))) for name in ("sources.sha256", "sources.stamp"))
     same = len(digests) == len(stamps) == len(sources)
     for number, path in enumerate(sources):
-        if not same or (tuple(stamps[number]) != _stamp(path) and (sha256s([path])[0] != digests[number]).any()):
+        if not same or (tuple(stamps[number]) != stamp(path) and (sha256s([path])[0] != digests[number]).any()):
             raise AlignvisError(
                 f"{out} was made of other files than those there now ({path} is one that differs); --overwrite "
                 "replaces it, another --root keeps both"
             )
+
+
+def check_dtype(name: str) -> None:
+    """Refuse a type of number that tables do not hold."""
+    if name not in ("float16", "float32"):
+        raise AlignvisError(f"a table holds float16 or float32, not {name!r}")
 
 
 def check_dataset(name: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.recordings.filling import PARTS, Block, about, check_sources, fill, is_there, summary
+from alignvis.recordings.filling import PARTS, Block, about, check_dtype, check_sources, fill, is_there, summary
 from alignvis.recordings.nsd_files import Betas, Design, find_betas, find_design, open_betas, read_design
 from alignvis.recordings.sources import describe
 
@@ -95,8 +95,7 @@ def prepare(
     """
     begun = time.monotonic()
     raw, out = Path(raw), Path(out)
-    if dtype not in ("float16", "float32"):
-        raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
+    check_dtype(dtype)
     if repetitions is not None and not all(1 <= count <= 255 for count in repetitions):
         raise AlignvisError(f"--repetitions has to be 1 to 255 of each, not {repetitions[0]} {repetitions[1]}")
     with open_betas(find_betas(raw, subject)) as betas:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.recordings.epochs import BASELINE, Epoch, epoch
-from alignvis.recordings.filling import PARTS, about, check_dataset, check_sources, fill, is_there, summary
+from alignvis.recordings.filling import PARTS, about, check_dataset, check_dtype, check_sources, fill, is_there, summary
 from alignvis.recordings.own_events import Events, check_parts, read_events
 from alignvis.recordings.own_files import Recording, choose, open_any, unit_of
 from alignvis.recordings.own_noise import SCALED, UNTOUCHED, WHITENED, Trials, blocks, reader
@@ -186,8 +186,7 @@ def _check_call(
     check_dataset(dataset)
     if subject < 1:
         raise AlignvisError(f"the table cannot be filed under subject {subject}; subjects count from 1")
-    if dtype not in ("float16", "float32"):
-        raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
+    check_dtype(dtype)
     if repetitions is not None and min(repetitions) < 1:
         raise AlignvisError(f"--repetitions has to be at least 1 of each, not {repetitions[0]} {repetitions[1]}")
 

@@ -18,7 +18,17 @@ from alignvis.recordings.drawing import FACTORS
 from alignvis.recordings.eeg2_files import RAW_FILES
 from alignvis.recordings.eeg2_writer import npy_bytes, write_recording
 from alignvis.recordings.schedule import SESSIONS, concept_halves, sequences
-from alignvis.recordings.simulation_folder import MARKER, begin, claim, clear, found, statement, whole_files
+from alignvis.recordings.simulation_folder import (
+    MARKER,
+    begin,
+    check_ranges,
+    check_subjects,
+    claim,
+    clear,
+    found,
+    statement,
+    whole_files,
+)
 from alignvis.recordings.stimuli import Pictures, make_pictures, write_pictures
 from alignvis.recordings.trials import TARGET
 
@@ -196,14 +206,10 @@ def _check(design: Design, subjects: Sequence[int]) -> None:
         "lead": (0.25, 60),
         "tail": (0.85, 60),
     }
-    for name, (low, high) in ranges.items():
-        value = getattr(design, name)
-        if not low <= value <= high:
-            raise AlignvisError(f"{name} is {value}; the simulation can do {low:g} to {high:g}: choose another value")
+    check_ranges(design, ranges)
     if design.flat_channel is not None and design.flat_channel not in ELECTRODES:
         raise AlignvisError(f"no electrode is called {design.flat_channel!r}; there are: {' '.join(ELECTRODES)}")
-    if not subjects or len(set(subjects)) != len(subjects) or not all(1 <= subject <= 99 for subject in subjects):
-        raise AlignvisError(f"the subjects are {list(subjects)}; name one or more different numbers from 1 to 99")
+    check_subjects(subjects, 99)
     most = max(TRAIN_REPETITIONS * 10 * math.ceil(design.concepts / 2), design.test_repetitions * design.test)
     size = 8 * (len(ELECTRODES) + 1) * _sequence_samples(design) * math.ceil(1.01 * most / (SEQUENCE - 0.1))
     if size > LARGEST:

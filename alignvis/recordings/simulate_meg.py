@@ -339,12 +339,8 @@ def _check(design: MegDesign, subjects: Sequence[int]) -> None:
         "seed": (0, 2**32 - 1),
         "parts": (1, min(99, trials)),
     }
-    for name, (low, high) in ranges.items():
-        value = getattr(design, name)
-        if not low <= value <= high:
-            raise AlignvisError(f"{name} is {value}; the simulation can do {low:g} to {high:g}: choose another value")
-    if not subjects or len(set(subjects)) != len(subjects) or not all(1 <= subject <= 99 for subject in subjects):
-        raise AlignvisError(f"the subjects are {list(subjects)}; name one or more different numbers from 1 to 99")
+    folders.check_ranges(design, ranges)
+    folders.check_subjects(subjects, 99)
     size = 4 * len(sensors()) * SAMPLES * -(-trials // design.parts)
     if size > LARGEST:
         raise AlignvisError(

@@ -243,14 +243,10 @@ def _check(design: Design, subjects: Sequence[int]) -> None:
         "noise": (1e-3, 1e3),
         "seed": (0, 2**32 - 1),
     }
-    for name, (low, high) in ranges.items():
-        value = getattr(design, name)
-        if not low <= value <= high:
-            raise AlignvisError(f"{name} is {value}; the simulation can do {low:g} to {high:g}: choose another value")
+    simulation_folder.check_ranges(design, ranges)
     if design.trials % REPETITIONS or design.trials > EXPERIMENT:
         raise AlignvisError(
             f"{design.sessions} sessions of {design.trials_per_session} are {design.trials} trials; every picture "
             f"comes {REPETITIONS} times, so choose a multiple of that, up to {EXPERIMENT:,}"
         )
-    if not subjects or len(set(subjects)) != len(subjects) or not all(1 <= number <= SUBJECTS for number in subjects):
-        raise AlignvisError(f"the subjects are {list(subjects)}; name one or more different numbers from 1 to 8")
+    simulation_folder.check_subjects(subjects, SUBJECTS)

@@ -1,4 +1,7 @@
-"""Folders that a simulation wrote: a marker in each says so, and nothing without one is ever written to or removed."""
+"""What every simulation does with its parameters and folders.
+
+A marker in each folder says that a simulation wrote it, and nothing without one is ever written to or removed.
+"""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,6 +13,20 @@ from alignvis.errors import AlignvisError
 from alignvis.files import read_json, write_json
 
 MARKER = "simulated.json"
+
+
+def check_ranges(design: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse a parameter of a simulation that is out of its range, both ends included."""
+    for name, (low, high) in ranges.items():
+        value = getattr(design, name)
+        if not low <= value <= high:
+            raise AlignvisError(f"{name} is {value}; the simulation can do {low:g} to {high:g}: choose another value")
+
+
+def check_subjects(subjects: Sequence[int], most: int) -> None:
+    """Refuse what are no different numbers from 1 to the most that there may be."""
+    if not subjects or len(set(subjects)) != len(subjects) or not all(1 <= subject <= most for subject in subjects):
+        raise AlignvisError(f"the subjects are {list(subjects)}; name one or more different numbers from 1 to {most}")
 
 
 def statement(dataset: str, parameters: Mapping[str, Any], libraries: Sequence[str]) -> dict[str, Any]:

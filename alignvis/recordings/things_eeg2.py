@@ -27,7 +27,7 @@ from alignvis.recordings.eeg2_files import (
 )
 from alignvis.recordings.eeg2_table import fill
 from alignvis.recordings.epochs import Epoch, epoch
-from alignvis.recordings.filling import about, is_there, summary
+from alignvis.recordings.filling import about, check_dtype, is_there, summary
 from alignvis.recordings.sources import describe
 from alignvis.recordings.trials import SEED, Trials, find_trials, plan
 
@@ -95,8 +95,7 @@ def prepare(
     begun = time.monotonic()
     raw, images, out = Path(raw), Path(images), Path(out)
     sfreq, window = float(sfreq), (float(window[0]), float(window[1]))
-    if dtype not in ("float16", "float32"):
-        raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
+    check_dtype(dtype)
     folder = subject_folder(raw, subject)
     marker = simulation(folder)
     ids = image_ids(images, published=marker is None)

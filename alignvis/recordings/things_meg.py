@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignvis.channels import is_occipital
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.recordings.filling import PARTS, Block, about, check_sources, fill, is_there, summary
+from alignvis.recordings.filling import PARTS, Block, about, check_dtype, check_sources, fill, is_there, summary
 from alignvis.recordings.meg_files import (
     CATCH,
     EXP,
@@ -143,8 +144,7 @@ def prepare(
     begun = time.monotonic()
     raw, out = Path(raw), Path(out)
     sfreq, window = float(sfreq), (float(window[0]), float(window[1]))
-    if dtype not in ("float16", "float32"):
-        raise AlignvisError(f"a table holds float16 or float32, not {dtype!r}")
+    check_dtype(dtype)
     first = first_file(raw, subject)
     simulated = simulation(first) is not None
     as_published = images is not None and (Path(images) / "images_meg").is_dir()
@@ -222,7 +222,7 @@ def channel_names(channels: str, recorded: Sequence[str]) -> list[str]:
     if channels == "all":
         return list(recorded)
     if channels == "occipital":
-        names = [name for name in recorded if name[2:3] == "O"]
+        names = [name for name in recorded if is_occipital(name)]
         if not names:
             raise AlignvisError(f"no channel is occipital, with O for its third letter (the first is {recorded[0]})")
         return names
