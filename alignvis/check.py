@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from alignvis.errors import AlignvisError
 from alignvis.finding import fit
 from alignvis.recipe import Recipe
 from alignvis.runs import all_runs, changed_inputs, load_decoder, read_record
+
+
+class _Seen:
+    """What has been looked at, so that nothing is read again for every table that it may fit."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.shown: dict[Path, tuple[dict[str, Any], set[str]]] = {}  # document and images of every recording
+
+    @cached_property
+    def features(self) -> dict[Path, dict[str, Any]]:
+        """The documents of all features tables; what is wrong with one is said where it is looked at."""
+        found = {}
+        for path in sorted((self.root / "features").glob("*/*.safetensors")):
+            with suppress(AlignvisError):
+                found[path] = store.read_document(path, "features")
+        return found
 
 
 def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
@@ -40,20 +58,20 @@ def check_all(root: Path, paths: Sequence[Path] = ()) -> Iterator[Row]:
         )
     within = [sorted(path.rglob("*.safetensors")) if _is_shelf(path) else [path] for path in found]
     found = [path for paths in within for path in paths]
-    shown: dict[Path, set[str]] = {}
+    seen = _Seen(root)
     for path in found:
         try:
-            about, text = _look(root, path, shown)
+            about, text = _look(path, seen)
             yield {"path": str(path), "whole": True, **about}, f"{path}: {text}"
         except AlignvisError as error:
             yield {"path": str(path), "whole": False, "problem": str(error)}, str(error)
 
 
-def _look(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
-    if (path / "record.json").is_file() or path.parent == root / "runs":
+def _look(path: Path, seen: _Seen) -> Row:
+    if (path / "record.json").is_file() or path.parent == seen.root / "runs":
         return _run(path)
     if path.suffix == ".safetensors" and not is_foreign(path):
-        return _table(root, path, shown)
+        return _table(path, seen)
     if not path.exists():
         raise AlignvisError(f"there is no file {path}")
     return look(path)
@@ -64,22 +82,23 @@ def _is_shelf(path: Path) -> bool:
     return path.is_dir() and not (path / "record.json").is_file() and any(path.rglob("*.safetensors"))
 
 
-def _table(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
+def _table(path: Path, seen: _Seen) -> Row:
     kind = store.read_document(path).get("table")
     if kind == "responses":
-        return _responses(root, path, shown)
+        return _responses(path, seen)
     if kind == "features":
-        return _features(path, shown)
+        return _features(path, seen)
     if kind != "similarity":
         raise AlignvisError(f"{path} calls itself a {kind!r} table; tables are features, responses or similarity")
     return {"table": kind}, f"a {kind} table"
 
 
-def _responses(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
+def _responses(path: Path, seen: _Seen) -> Row:
     table = store.load_responses(path)
     for part in ("train", "test"):  # reads and checks every value
         average(table, part, Recipe(normalisation="none"), lambda responses: responses[:, 0, 0])
-    shown[path] = {*table.train_images, *table.test_images}
+    images = {*table.train_images, *table.test_images}
+    seen.shown[path] = table.document, images
     about = {key: table.document.get(key) for key in ("dataset", "subject", "simulated", "sfreq", "unit")}
     about |= {"table": "responses", "train": list(table.train.shape), "test": list(table.test.shape)}
     parts = ", ".join(
@@ -89,23 +108,18 @@ def _responses(root: Path, path: Path, shown: dict[Path, set[str]]) -> Row:
     simulated = "SIMULATED " if about["simulated"] else ""
     text = f"{simulated}responses of subject {about['subject']} to {about['dataset']}: {parts}, "
     channels, times = table.train.shape[2:]
-    at = f" at {about['sfreq']:g} Hz" if about["sfreq"] else ""
+    at = f" at {about['sfreq']:g} Hz" if isinstance(about["sfreq"], int | float) else ""
     text += f"{channels} channels x {times} times{at}, {about['unit']}"
-    fits, text = _features_for(root, table.document, shown[path], text)
+    fits, text = _features_for(table.document, images, seen, text)
     return about | {"features": fits}, text
 
 
-def _features_for(root: Path, document: dict[str, Any], shown: set[str], text: str) -> tuple[list[str], str]:
+def _features_for(document: dict[str, Any], shown: set[str], seen: _Seen, text: str) -> tuple[list[str], str]:
     """Which features tables have all the images of a recording; if none has, how near the nearest comes."""
-    lacking: dict[str, int] = {}
-    fits: list[str] = []
-    for path in sorted((root / "features").glob("*/*.safetensors")):
-        with suppress(AlignvisError):  # what is wrong with it is said where it is looked at
-            about = store.read_document(path, "features")
-            lacking[str(path)] = len(shown - set(about["images"]))
-            fits += [str(path)] if fit(document, shown, about) else []
+    fits = [str(path) for path, about in seen.features.items() if fit(document, shown, about)]
     if fits:
         return fits, f"{text}; fits {', '.join(fits)}"
+    lacking = {str(path): len(shown - set(about["images"])) for path, about in seen.features.items()}
     lacking = {path: missing for path, missing in lacking.items() if missing}  # the others are simulated, or this is
     if not lacking:
         return [], f"{text}; there are no features yet: alignvis extract"
@@ -116,7 +130,7 @@ def _features_for(root: Path, document: dict[str, Any], shown: set[str], text: s
     )
 
 
-def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
+def _features(path: Path, seen: _Seen) -> Row:
     table = store.load_features(path)
     _, arrays = store.read_table(path, "features", {})
     beside = store.vectors(arrays)[1:]
@@ -124,11 +138,7 @@ def _features(path: Path, shown: dict[Path, set[str]]) -> Row:
         store.check_finite(path, table.images, arrays[name])
     rows, dim = table.embeddings.shape
     identical = len(table.embeddings) - len(np.unique(table.embeddings, axis=0))
-    fits = [
-        str(other)
-        for other, images in shown.items()
-        if fit(store.read_document(other, "responses"), images, table.document)
-    ]
+    fits = [str(other) for other, (shown, images) in seen.shown.items() if fit(shown, images, table.document)]
     about = {
         "table": "features",
         "encoder": table.document["encoder"],

@@ -49,3 +49,13 @@ def test_what_is_broken_is_told_and_the_rest_is_looked_at(tmp_path):
 def test_nothing_to_look_at_is_told(tmp_path):
     with pytest.raises(AlignvisError, match="no tables and no runs"):
         list(check_all(tmp_path))
+
+
+@pytest.mark.parametrize("rate", ["fast", None, [250], {}])
+def test_a_header_that_states_no_rate_is_shown_without_one(tmp_path, rate):
+    root = planted(tmp_path)
+    path = root / "responses/tiny/sub-01.safetensors"
+    arrays, document = load_file(path), store.read_document(path)
+    save_file(arrays, path, {"alignvis": json.dumps(document | {"sfreq": rate})})
+    ((row, text),) = check_all(root, [path])
+    assert row["whole"] and " Hz" not in text
