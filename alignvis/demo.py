@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignvis import files
-from alignvis.figures import show_retrievals
+from alignvis.figures.retrievals import show_retrievals
 from alignvis.grid import train_grid
 from alignvis.images import catalogue
 from alignvis.images.extract import extract

@@ -1,23 +1,18 @@
-"""Which of the test pictures was it? Runs scored by retrieval: the only place where test images are read."""
+"""Which of the test pictures was it? Runs scored by retrieval."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alignvis import files, store
-from alignvis.averaging import average, chosen_channels, recording_of, shape_of
-from alignvis.device import choose_device
+from alignvis.asking import ask
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.retrieval import ranks, similarity, ties, top_k
+from alignvis.retrieval import ranks, ties, top_k
 from alignvis.runs import (
     TOP,
     all_runs,
     changed_inputs,
-    load_decoder,
-    read_recipe,
     read_record,
     read_scores,
     save_tensors,
@@ -25,7 +20,6 @@ from alignvis.runs import (
     working_on,
 )
 from alignvis.stats import wilson
-from alignvis.store import Responses
 
 
 def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent) -> dict[str, Any]:
@@ -40,48 +34,17 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
         AlignvisError: when the run is not whole, its tables are gone or have changed since, or a test image was
             trained on.
     """
-    run, where = Path(run), choose_device(device)
+    run = Path(run)
     read_record(run)  # what is no run is told before it is locked
     with working_on(run):
-        return _evaluate(run, where, progress)
+        return _evaluate(run, device, progress)
 
 
-def _evaluate(run: Path, where: torch.device, progress: Progress) -> dict[str, Any]:
-    record = read_record(run)
-    recipe, decoder = read_recipe(run, record), load_decoder(run, record)
-    responses, features = (
-        _queries(run, record),
-        store.load_features(_input(run, record["inputs"]["features"], "features"), recipe.target),
-    )
-    for table in record["inputs"]["responses"]:
-        _input(run, table, "responses")
-    seen = set(record["split"]["train"]) | set(record["split"]["validation"])
-    leaked = seen & set(responses.test_images)
-    if leaked:
-        raise AlignvisError(
-            f"{run}: {len(leaked)} test images were used in training (the first is {min(leaked)!r}); "
-            "a score on them would not be honest: train again"
-        )
-    names = [responses.document["channels"][place] for place in chosen_channels(responses, recipe.channels)]
-    shape = record["shape"]
-    if names != record["channels"] or shape_of(responses, recipe) != (shape["channels"], shape["times"]):
-        raise AlignvisError(
-            f"{responses.path} has {len(names)} channels x {shape_of(responses, recipe)[1]} times and {run} was "
-            f"trained on {shape['channels']} x {shape['times']}, or in another order; prepare all subjects alike"
-        )
-    if recording_of(responses, recipe) != record["recording"]:
-        stated = ", ".join(f"{key} {value}" for key, value in record["recording"].items())
-        raise AlignvisError(
-            f"{responses.path} was not recorded like those that {run} learned from ({stated}); "
-            "prepare all subjects alike"
-        )
-    gallery = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
-    queries = average(responses, "test", recipe, decoder.brain.prepare, device=where, progress=progress)
-    decoder.eval().to(where)
-    with torch.inference_mode():
-        brain, image = decoder.brain(queries.to(where)).float(), decoder.image(gallery.to(where)).float()
-        similarities = similarity(brain, image, recipe.sides, recipe.centre).cpu()
-    targets = torch.arange(len(similarities))
+def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
+    asked = ask(run, device=device)
+    record, recipe, responses = asked.record, asked.recipe, asked.responses
+    similarities = asked.similarities(asked.treated(progress=progress))
+    targets = asked.targets
     places = ranks(similarities, targets)
     n, size = similarities.shape
     copied = (
@@ -175,29 +138,3 @@ def _changed(run: Path, record: dict[str, Any], score: dict[str, Any]) -> list[P
     changed, queries = changed_inputs(run, record), stated_path(run, record["inputs"]["queries"])
     known = queries in changed or (queries.is_file() and store.fingerprint(queries) == score["queries_fingerprint"])
     return changed if known else [*changed, queries]
-
-
-def _queries(run: Path, record: dict[str, Any]) -> Responses:
-    """The table with the test responses: of the subject trained on, or of the one that was left out."""
-    table = record["inputs"]["queries"]
-    path = stated_path(run, table)
-    if not path.is_file() and record["protocol"] == "leave-out":
-        raise AlignvisError(
-            f"{path} is not there, and {run} is to be asked about subject {record['subject']}; prepare that subject"
-        )
-    responses = store.load_responses(_input(run, table, "responses") if table["fingerprint"] else path)
-    if responses.document["subject"] != record["subject"] or responses.document["dataset"] != record["dataset"]:
-        raise AlignvisError(
-            f"{path} holds subject {responses.document['subject']} of {responses.document['dataset']}, and {run} is to "
-            f"be asked about subject {record['subject']} of {record['dataset']}; give the file its own name back"
-        )
-    return responses
-
-
-def _input(run: Path, table: dict[str, Any], kind: str) -> Path:
-    """Find a table that a run was trained on, and make sure that it is still the same."""
-    path = stated_path(run, table)
-    store.read_document(path, kind)
-    if store.fingerprint(path) != table["fingerprint"]:
-        raise AlignvisError(f"{path} has changed since {run} was trained on it; restore it, or train again")
-    return path

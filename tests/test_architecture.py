@@ -22,8 +22,8 @@ LEVELS = {
     "hdf5": 1, "matlab": 1,
     "averaging": 2, "human": 2, "alignment": 2, "pairs": 2, "decoder": 2, "images": 2, "recordings": 2,
     "exchange": 3, "training": 3, "plans": 3, "finding": 3, "runs": 3, "table": 3, "listing": 3,
-    "unfinished": 4, "scoring": 4, "contents": 4, "check": 5, "figures": 4, "human_scores": 4,
-    "train_runs": 5, "figures_alignment": 5,
+    "unfinished": 4, "asking": 4, "contents": 4, "check": 5, "human_scores": 4, "scoring": 5, "train_runs": 5,
+    "figures": 6,
     "grid": 6,
     "demo": 7,
     "cli": 8, "__main__": 9,
@@ -34,7 +34,7 @@ ONLY_IN = {
     "h5py": ("hdf5.py", "images/keras_files.py", "recordings/simulate_nsd.py"),
     "PIL": ("images/pixels.py", "recordings/drawing.py"),
     "tqdm": ("terminal.py",),
-    "matplotlib": ("figures.py", "figures_alignment.py"),
+    "matplotlib": ("figures/",),
 }
 HEAVY = ("torch", "numpy", "scipy", "mne", "PIL", "matplotlib", "safetensors", "tqdm")
 FORBIDDEN = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from alignvis import averaging, files, plans, runs, scoring, store
+from alignvis import asking, averaging, files, plans, runs, scoring, store
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
 from alignvis.runs import load_decoder, read_record, read_scores, run_name
@@ -105,7 +105,7 @@ def test_test_responses_are_read_by_eval_alone(root, monkeypatch):
         return original(table, part, *rest, **options)
 
     monkeypatch.setattr(plans, "average", spy)
-    monkeypatch.setattr(scoring, "average", spy)
+    monkeypatch.setattr(asking, "average", spy)
     train(root, "spied")
     assert parts == ["train"]
     evaluate_run(root / "runs" / "spied")

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from alignvis import __version__
-from alignvis.cli import exchange, looking, pictures, recordings, training
+from alignvis.cli import exchange, looking, pictures, recordings, scores, training
 from alignvis.cli.options import FOLDER
 from alignvis.terminal import Commands, Screen
 
@@ -43,7 +43,7 @@ for command in (
     pictures.extract,
     pictures.score,
     training.train,
-    training.evaluate,
+    scores.evaluate,
     looking.list_,
     looking.check,
     exchange.export,

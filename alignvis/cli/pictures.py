@@ -157,7 +157,7 @@ def score(
     """
     if picture is not None and picture.exists():
         raise AlignvisError(f"{picture} is there already; name a new file, or move it away")
-    from alignvis.figures_alignment import draw_alignment
+    from alignvis.figures.alignment import draw_alignment
     from alignvis.human_scores import alignment_table, score_tables
 
     broken: list[AlignvisError] = []

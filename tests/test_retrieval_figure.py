@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from safetensors.numpy import save_file
 
 from alignvis import files
-from alignvis.figures import HIT, show_retrievals
+from alignvis.figures.retrievals import HIT, show_retrievals
 from tests.tables import image_ids
 
 IDS = image_ids(8, 1, "test_images")

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
 from alignvis.errors import AlignvisError
-from alignvis.figures_alignment import _figure, draw_alignment
+from alignvis.figures.alignment import _figure, draw_alignment
 
 PAIRS = [
     "dreamsim_synclr_vitb16",
