@@ -67,13 +67,19 @@ def train_grid(
     if overwrite and processes() > 1:
         raise AlignvisError("several processes cannot tell what to overwrite; remove those runs, then train again")
     asked: dict[Path, tuple[Kind, Wanted]] = {}
+    lacking: list[tuple[int, AlignvisError]] = []
     for subject, teachers, queries in who_learns_from_whom(root, subjects, dataset, leave_out):
         tables = tuple(teachers.values())
         first = store.load_responses(tables[0])
         fmri = first.train.shape[-1] == 1
         name, recipe = choose_recipe(recipe_name, changes, "leave-out" if leave_out else "fmri" if fmri else None)
         trained_on = list(teachers) if leave_out else []
-        for path in find_features(root, first, features, recipe.target):
+        try:
+            embeddings = find_features(root, first, features, recipe.target)
+        except AlignvisError as error:  # another recording of this subject may have some
+            lacking.append((subject, error))
+            continue
+        for path in embeddings:
             table = store.load_features(path)
             for brain, seed in product(dict.fromkeys(encoders or ("brain-mlp" if fmri else "nice",)), seeds):
                 kind = (brain, name, recipe)
@@ -84,6 +90,11 @@ def train_grid(
                         f"{path} is a second table of {table.document['encoder']!r} that fits; keep only one"
                     )
                 asked[out] = kind, Wanted(out, subject, tables, queries, path, seed)
+    for subject, error in lacking:
+        if subject not in {wanted.subject for _, wanted in asked.values()}:
+            raise error
+        if not rank():
+            say(f"note: one recording of subject {subject} is left out: {error}")
     todo: dict[Kind, list[Plan]] = {}
     for out, (kind, wanted) in asked.items():
         if out.exists() and not overwrite:

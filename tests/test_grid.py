@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from alignvis.errors import AlignvisError
 from alignvis.finding import find_features, find_responses
 from alignvis.grid import train_grid
 from alignvis.scoring import score_all
-from tests.tables import image_ids, planted, write_features
+from tests.tables import image_ids, planted, write_features, write_responses
 
 QUICK = {"epochs": 1, "batch": 16}
 
@@ -99,6 +100,31 @@ def test_a_table_that_lacks_some_images_is_refused_by_name_and_left_out_otherwis
     with pytest.raises(AlignvisError, match=f"1 of the 340 images .*'{table.images[0]}'"):
         grid(root, features=["twin"])
     assert [name.split("_")[2] for name in grid(root)] == ["lowlevel"]
+
+
+def test_a_recording_without_features_does_not_stop_another_of_the_same_subject(root):
+    ids = image_ids(4, 10, "elsewhere"), image_ids(4, 1, "elsewhere_test")
+    rng = np.random.default_rng(0)
+    table = root / "responses/other/sub-01.safetensors"
+    write_responses(table, rng.random((40, 1, 3, 9)), rng.random((4, 1, 3, 9)), ids, dataset="other")
+    said: list[str] = []
+    runs = grid(root, said)
+    assert len(runs) == 2 and all(run.startswith("tiny_sub-01") for run in runs)
+    assert len(said) == 1 and "one recording of subject 1 is left out: none of the 44 images" in said[0]
+    with pytest.raises(AlignvisError, match="none of the 44 images"):
+        grid(root, dataset="other")
+    shutil.copy(table, table.with_name("sub-03.safetensors"))
+    with pytest.raises(AlignvisError, match="give the file its own name back"):
+        grid(root, subjects=[1, 3])
+    write_responses(
+        table.with_name("sub-03.safetensors"),
+        *(rng.random((40, 1, 3, 9)), rng.random((4, 1, 3, 9))),
+        ids,
+        dataset="other",
+        subject=3,
+    )
+    with pytest.raises(AlignvisError, match="none of the 44 images"):  # of a subject that has no other recording
+        grid(root, subjects=[1, 3])
 
 
 def test_a_file_under_a_name_that_is_not_its_own_is_refused(root):
