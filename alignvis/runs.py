@@ -41,7 +41,7 @@ RECORD = {  # what the record of a run must hold for it to be scored and listed
 }
 SCORES = {
     **{key: str for key in ("dataset", "encoder", "features", "protocol", "recipe", "validation", "weights_sha256")},
-    "queries_fingerprint": str,
+    **{key: str for key in ("queries_fingerprint", "similarity_sha256")},
     **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
     **{key: bool for key in ("simulated", "aligned")},
     "trained_on": [int],

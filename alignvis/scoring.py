@@ -4,6 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from alignvis import files, store
 from alignvis.asking import ask
 from alignvis.errors import AlignvisError
@@ -74,8 +78,35 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     scores["queries_fingerprint"] = store.fingerprint(responses.path)
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
     save_tensors({"similarity": similarities}, run / "similarity.safetensors", {"table": "similarity", **ids})
+    scores["similarity_sha256"] = store.fingerprint(run / "similarity.safetensors")
     files.write_json(run / "scores.json", scores)
     return scores
+
+
+def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -> tuple[Tensor, list[str]]:
+    """Read the similarities that a run's scores were taken from.
+
+    Returns:
+        (queries, gallery) float32, and the ids of the test images, in the order of both: query i is the response to
+        picture i.
+
+    Raises:
+        AlignvisError: when the file is gone, or is not the one that was scored.
+    """
+    path, again = run / "similarity.safetensors", f"score it again with: alignvis eval {run} --overwrite"
+    if not isinstance(scores.get("similarity_sha256"), str):
+        raise AlignvisError(f"the scores in {run} are of an earlier alignvis and name no similarities; {again}")
+    if scores["weights_sha256"] != record["weights_sha256"]:
+        raise AlignvisError(f"the scores in {run} are of other weights; {again}")
+    if not path.is_file():
+        raise AlignvisError(f"{path}, which the scores of {run} were taken from, is gone; {again}")
+    document, arrays = store.read_table(path, "similarity", {"similarity": ("F32", 2)})
+    ids, shape = document["queries"], (scores["n"], scores["gallery"])
+    if store.fingerprint(path) != scores["similarity_sha256"] or arrays["similarity"].shape != shape:
+        raise AlignvisError(f"{path} is not the file that the scores of {run} were taken from; {again}")
+    if ids != document["gallery"] or len(set(ids)) != len(ids) or len(ids) != shape[0] or len(ids) != shape[1]:
+        raise AlignvisError(f"{path} does not name one query and one picture a test image; {again}")
+    return torch.from_numpy(np.array(arrays["similarity"])), ids
 
 
 def _raise(error: AlignvisError) -> None:

@@ -317,3 +317,22 @@ def test_an_encoder_that_overfits_at_once_is_told_apart_from_one_that_learns_not
     files.write_json(root / "runs/one/record.json", record)
     scoring.score_all(root, say=said.append)
     assert "rose from the second epoch on and only the first was kept: it overfits" in said[-1]
+
+
+def test_similarities_are_read_back_only_as_they_were_scored(root):
+    run = root / "runs" / "one"
+    scores, record = evaluate_run(run), read_record(run)
+    similarities, ids = scoring.read_similarity(run, record, scores)
+    assert torch.equal(similarities, torch.from_numpy(load_file(run / "similarity.safetensors")["similarity"]))
+    assert ids == store.load_responses(root / "responses/tiny/sub-01.safetensors").test_images
+    with pytest.raises(AlignvisError, match="name no similarities; .* alignvis eval .* --overwrite"):
+        scoring.read_similarity(run, record, {k: v for k, v in scores.items() if k != "similarity_sha256"})
+    with pytest.raises(AlignvisError, match="are of other weights"):
+        scoring.read_similarity(run, {**record, "weights_sha256": "0"}, scores)
+    document = store.read_document(run / "similarity.safetensors")
+    runs.save_tensors({"similarity": similarities + 1}, run / "similarity.safetensors", document)
+    with pytest.raises(AlignvisError, match="is not the file that the scores"):
+        scoring.read_similarity(run, record, scores)
+    (run / "similarity.safetensors").unlink()
+    with pytest.raises(AlignvisError, match="is gone"):
+        scoring.read_similarity(run, record, scores)
