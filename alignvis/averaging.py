@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import sqrt
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from scipy.signal import butter, sosfiltfilt
 from torch import Tensor
 
 from alignvis.channels import is_occipital
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.recipe import Recipe, seconds
+from alignvis.recipe import Recipe, hertz, seconds
 from alignvis.store import Responses
 
 CHUNK = 512  # images at a time: what bounds the memory beside the result
 SENSIBLE = {"tmin": (-1e6, 1e6), "sfreq": (0, 1e9)}  # beyond these a table's header is wrong
+ORDER = 4  # of the band-pass filter, which runs forwards and backwards
 FLAT = 1e-6  # of its own size: as much as rounding leaves of a flat channel
 TINY = torch.finfo(torch.float32).tiny
 
@@ -103,9 +106,61 @@ def stated(table: Responses, key: str) -> float:
     value, (low, high) = table.document.get(key), SENSIBLE[key]
     if not isinstance(value, int | float) or not low < value < high:
         raise AlignvisError(
-            f"{table.path} does not say when its samples were taken; leave --window and --smoothing out"
+            f"{table.path} does not say when its samples were taken; leave --window, --band and --smoothing out"
         )
     return value
+
+
+def times_of(table: Responses, recipe: Recipe) -> NDArray[np.float64]:
+    """When the samples that an encoder is fed were taken, in seconds after the image came on: (times,).
+
+    Raises:
+        AlignvisError: when the table does not say.
+    """
+    window = chosen_times(table, recipe.window)
+    times = stated(table, "tmin") + np.arange(window.start, window.stop) / stated(table, "sfreq")
+    return np.linspace(times[0], times[-1], recipe.resample) if recipe.resample else times
+
+
+def why_no_band(low: float, high: float, rate: float, times: int) -> str | None:
+    """Say why a band cannot be cut out of responses of so many samples at this rate; None if it can.
+
+    One cycle at the band's middle (the geometric mean of its ends; of a band from 0 Hz on, its upper end) has to fit
+    into a response, since less than that is a slope and no oscillation.
+    """
+    middle = sqrt(low * high) if low else high
+    if low >= 0.95 * rate / 2:
+        return f"samples at {rate:g} Hz hold nothing above {rate / 2:g} Hz"
+    if times / rate < 1 / middle:
+        return f"{times / rate:g} s are less than one cycle of {middle:.3g} Hz"
+    return None
+
+
+def band_pass(responses: NDArray[np.floating], low: float, high: float, rate: float) -> NDArray[np.float32]:
+    """Keep what oscillates from ``low`` to ``high`` hertz, without shifting it in time.
+
+    A Butterworth filter of order 4, once forwards and once backwards, so that it falls to a half (-6 dB) at its ends. A
+    band from 0 Hz on keeps the mean, and one that ends at half the rate or above keeps all above ``low``. Both ends are
+    continued by their own reflection through the end point (odd padding) for one cycle of ``low``, or as far as the
+    response is long.
+
+    Args:
+        responses: (..., times), any unit.
+        rate: samples in a second, Hz.
+
+    Source: scipy.signal.butter and sosfiltfilt; Widmann et al. (2015), doi:10.1016/j.jneumeth.2014.08.002, on why
+        the padding should be of the length of what the filter rings.
+    """
+    nyquist, times = rate / 2, responses.shape[-1]
+    if not low and high >= nyquist:
+        return np.asarray(responses, np.float32)
+    kind, ends = ("lowpass", high) if not low else ("highpass", low) if high >= nyquist else ("bandpass", (low, high))
+    filters = butter(ORDER, ends, kind, fs=rate, output="sos")
+    padding = min(times - 1, int(np.ceil(rate / (low or high))))
+    filtered = np.empty(responses.shape, np.float32)
+    for row in np.ndindex(responses.shape[:1] if responses.ndim > 1 else ()):  # scipy's copies are of 64 bits
+        filtered[row] = sosfiltfilt(filters, responses[row].astype(np.float64), padlen=padding)
+    return filtered
 
 
 def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
@@ -120,6 +175,10 @@ def shape_of(table: Responses, recipe: Recipe) -> tuple[int, int]:
         raise AlignvisError(
             f"{table.path} has one time a response, of which --resample and --smoothing make nothing; leave them out"
         )
+    band = hertz(recipe.band)
+    why = why_no_band(*band, stated(table, "sfreq"), table.train.shape[-1]) if band else None
+    if why:
+        raise AlignvisError(f"--band {recipe.band} cannot be cut out of the responses in {table.path}: {why}")
     if recipe.normalisation != "none" and times == 1:
         raise AlignvisError(
             f"{table.path} has one time a response, which cannot be normalised over time; choose --normalisation none"
@@ -164,8 +223,8 @@ def average(
 ) -> Tensor:
     """Bring the responses to every image into the form that an encoder takes, once for all epochs and runs.
 
-    Smoothing, channels and window, interpolation, normalisation, then the mean over repetitions, in that order, and
-    the encoder's ``prepare``.
+    Band, smoothing, channels and window, interpolation, normalisation, then the mean over repetitions, in that order,
+    and the encoder's ``prepare``.
 
     Args:
         part: "train" or "test".
@@ -221,10 +280,13 @@ def average(
 
 
 def _read(array: NDArray, rows: NDArray, channels: list[int], times: slice, recipe: Recipe, table: Responses) -> Tensor:
-    """Some rows of a table, smoothed and cut, of the table's own type if they need no smoothing."""
+    """Some rows of a table, filtered and cut, of the table's own type if they need no filter."""
     responses = array[rows]
     if len(channels) < responses.shape[2] or channels != sorted(channels):
         responses = responses[:, :, channels]
+    band = hertz(recipe.band)
+    if band:
+        responses = band_pass(responses, *band, stated(table, "sfreq"))
     if recipe.smoothing:
         samples = recipe.smoothing / 1000 * stated(table, "sfreq")
         responses = gaussian_filter1d(responses.astype(np.float32), samples, axis=-1, mode="nearest")

@@ -101,6 +101,7 @@ class Recipe:
     window: str = option("all", "Times: all, or seconds like 0.05:0.6 after the image comes on.")
     resample: int = option(0, "Interpolate linearly to so many times; 0 keeps them.", low=0)
     smoothing: float = option(0.0, "Standard deviation of a Gaussian filter over time, ms; 0 is none.", low=0)
+    band: str = option("all", "Frequencies: all, or hertz from the lowest to the highest, like 8:13.")
     validation: str = option(
         "image", "What is held out: single images (published), or whole concepts, as in the test.", ("image", "concept")
     )
@@ -134,6 +135,9 @@ class Recipe:
         window = seconds(self.window)
         if window:
             object.__setattr__(self, "window", f"{window[0]}:{window[1]}")
+        band = hertz(self.band)
+        if band:
+            object.__setattr__(self, "band", f"{band[0]:.12g}:{band[1]:.12g}")
 
     def rate_at(self, step: int, steps: int, epoch_steps: int, losses: Sequence[float]) -> float:
         """Learning rate of one step of ``steps``, after epochs with these held-out losses."""
@@ -154,6 +158,20 @@ def seconds(window: str) -> tuple[float, float] | None:
     return start, end
 
 
+def hertz(band: str) -> tuple[float, float] | None:
+    """Read a band of frequencies like "8:13"; "all" is None."""
+    if band == "all":
+        return None
+    try:
+        low, high = (float(part) + 0.0 for part in band.split(":"))
+        if not 0 <= low < high < 1e6:
+            raise ValueError
+    except ValueError:
+        raise AlignvisError(f"--band {band} is no band of frequencies; write one like 8:13, in hertz") from None
+    return low, high
+
+
+LATER = ("band",)  # entries that recipes recorded by an earlier alignvis lack; their runs did what the default says
 LEAVE_OUT = {"rate": 1e-4, "batch": 512, "epochs": 150, "validation": "concept"}
 FMRI = {"rate": 1e-4, "temperature": 0.07, "normalisation": "none"}
 PUBLISHED = Recipe()  # what made the published numbers, with the schedule that the published code has

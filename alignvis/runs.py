@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from alignvis import files, store
 from alignvis.decoder import Decoder
 from alignvis.errors import AlignvisError
-from alignvis.recipe import Recipe
+from alignvis.recipe import LATER, Recipe
 from alignvis.store import Features
 
 TOP = (1, 3, 5)
@@ -115,8 +115,9 @@ def read_recipe(run: Path, record: dict[str, Any]) -> Recipe:
     known = {entry.name: entry.type for entry in fields(Recipe)}
     stated = {key: value for key, value in record["recipe"].items() if key != "name"}
     try:
-        if stated.keys() != known.keys():
-            raise AlignvisError(f"it differs in {', '.join(sorted(stated.keys() ^ known.keys()))}")
+        differing = stated.keys() ^ known.keys()
+        if stated.keys() - known.keys() or differing - set(LATER):
+            raise AlignvisError(f"it differs in {', '.join(sorted(differing))}")
         return Recipe(**stated)
     except (AlignvisError, TypeError, AttributeError) as error:
         raise AlignvisError(

@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.signal import butter, sosfiltfilt
 
 from alignvis import averaging, store
-from alignvis.averaging import average, chosen_channels, chosen_times, shape_of, unit_repetitions
+from alignvis.averaging import average, band_pass, chosen_channels, chosen_times, shape_of, times_of, unit_repetitions
 from alignvis.channels import is_occipital
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
@@ -204,6 +205,65 @@ def test_responses_are_smoothed_before_the_window_is_cut(tmp_path):
     ours = averaged(responses, smoothing=20.0, window="0:0.1")
     np.testing.assert_allclose(ours, gauss(train, 2.0).mean(axis=1)[..., 10:20], rtol=1e-4, atol=1e-5)
     assert not np.allclose(ours, gauss(train[..., 10:20], 2.0).mean(axis=1), atol=0.05)
+
+
+@pytest.mark.parametrize(("low", "high"), [(8, 13), (30, 45), (0, 20), (20, 45), (20, 60)])
+def test_a_band_is_kept_and_what_lies_outside_is_not(low, high):
+    """Sines of 3 to 47 Hz through the filter, in their middle: the gain that order 4, twice, has in theory."""
+    rate, time = 100.0, np.arange(1000) / 100
+    for frequency in (3, 10.2, 25, 35, 47):
+        phases = np.array([0.3, 1.7])[:, None]
+        sine = np.sin(2 * np.pi * frequency * time + phases)
+        kept = band_pass(sine[None, None], low, high, rate)[0, 0]
+        ends = [edge for edge in (low, high) if 0 < edge < 50]
+        warped, edges = np.tan(np.pi * frequency / rate), [np.tan(np.pi * edge / rate) for edge in ends]
+        if len(edges) == 2:
+            away = (warped**2 - edges[0] * edges[1]) / (warped * (edges[1] - edges[0]))
+        else:
+            away = warped / edges[0] if not low else edges[0] / warped
+        gain = 1 / (1 + away**8)
+        np.testing.assert_allclose(kept[:, 300:700], gain * sine[:, 300:700], atol=2e-3)  # no shift in time either
+
+
+def test_a_band_is_scipys_filter_with_one_cycle_of_padding():
+    x = np.random.default_rng(0).standard_normal((3, 2, 4, 250)).astype("f4")
+    for low, high, padding in ((8, 13, 32), (0.5, 4, 249), (4, 8, 63)):
+        filters = butter(4, (low, high), "bandpass", fs=250, output="sos")
+        expected = sosfiltfilt(filters, x.astype("f8"), axis=-1, padtype="odd", padlen=padding)
+        np.testing.assert_allclose(band_pass(x, low, high, 250.0), expected, atol=1e-5)
+    assert band_pass(x, 0, 125, 250.0) is not None and np.array_equal(band_pass(x, 0, 125, 250.0), x)  # everything
+
+
+def test_responses_are_filtered_before_the_window_is_cut(tmp_path):
+    responses, train = few(tmp_path, sfreq=100.0, tmin=-0.1)
+    filters = butter(4, (8, 20), "bandpass", fs=100, output="sos")
+    expected = sosfiltfilt(filters, train, axis=-1, padlen=13).mean(axis=1)[..., 10:20]
+    np.testing.assert_allclose(averaged(responses, band="8:20", window="0:0.1"), expected, atol=1e-5)
+    smooth = gauss(sosfiltfilt(filters, train, axis=-1, padlen=13), 2.0).mean(axis=1)
+    np.testing.assert_allclose(averaged(responses, band="8:20", smoothing=20.0), smooth, atol=1e-4)
+
+
+def test_a_band_that_cannot_be_had_is_refused(tmp_path):
+    responses, _ = few(tmp_path, sfreq=100.0)  # 0.4 s
+    for band, why in {
+        "48:60": "samples at 100 Hz hold nothing above 50 Hz",
+        "0.5:4": "0.4 s are less than one cycle of 1.41 Hz",
+        "0:2": "0.4 s are less than one cycle of 2 Hz",
+    }.items():
+        with pytest.raises(AlignvisError, match=f"--band {band} cannot be cut out of the responses in .*: {why}"):
+            averaged(responses, band=band)
+    assert averaged(responses, band="2:4").shape == averaged(responses, band="47:60").shape == (5, 4, 40)
+    responses, _ = few(tmp_path, sfreq=None)
+    with pytest.raises(AlignvisError, match="does not say when its samples were taken; leave .*--band"):
+        averaged(responses, band="8:13")
+
+
+def test_the_times_of_what_an_encoder_is_fed(tmp_path):
+    responses, _ = few(tmp_path, sfreq=100.0, tmin=-0.1)
+    np.testing.assert_allclose(times_of(responses, NONE), np.arange(-10, 30) / 100, atol=1e-12)
+    np.testing.assert_allclose(times_of(responses, replace(NONE, window="0:0.1")), np.arange(10) / 100, atol=1e-12)
+    cut = replace(NONE, window="0:0.1", resample=4)
+    np.testing.assert_allclose(times_of(responses, cut), [0, 0.03, 0.06, 0.09], atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [None, 0, -5.0, "100"])

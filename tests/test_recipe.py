@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from alignvis.errors import AlignvisError
-from alignvis.recipe import LONGEST_NAME, LOWEST_RATE, RECIPES, Recipe, choose_recipe, cosine_rate, published_rate
+from alignvis.recipe import (
+    LONGEST_NAME,
+    LOWEST_RATE,
+    RECIPES,
+    Recipe,
+    choose_recipe,
+    cosine_rate,
+    hertz,
+    published_rate,
+)
 
 # for each entry a value that is allowed and is nobody's default
 OTHER = {
@@ -13,7 +22,7 @@ OTHER = {
     "patience": 4, "loss": "softclip", "temperature": 0.1, "scale": "learned", "scale_rate": 0.01,
     "target": "layer.6.patches", "sides": "image", "centre": False, "projector": 16, "head": False, "parity": True,
     "normalisation": "repetition-centred", "repetitions": "pairs", "channels": "O1,Oz", "window": "0.05:0.6",
-    "resample": 9, "smoothing": 5.0, "validation": "concept", "share": 0.2,
+    "resample": 9, "smoothing": 5.0, "band": "8:13", "validation": "concept", "share": 0.2,
 }  # fmt: skip
 
 
@@ -165,7 +174,7 @@ def test_the_same_changes_have_the_same_name_in_whatever_order_and_kind_of_numbe
 def test_a_long_name_says_how_many_changes_it_stands_for():
     long = {**OTHER, "channels": ",".join(f"C{i}" for i in range(40))}
     name, recipe = choose_recipe("alignvis-fixed", long)
-    assert name.startswith("alignvis-fixed+25-changes-")  # the validation is that of this recipe already
+    assert name.startswith("alignvis-fixed+26-changes-")  # the validation is that of this recipe already
     assert recipe == Recipe(**long)
     assert choose_recipe("alignvis-fixed", long)[0] == name != choose_recipe("alignvis-fixed", {**long, "batch": 65})[0]
 
@@ -232,6 +241,18 @@ def test_a_share_leaves_something_on_both_sides(share):
 def test_what_is_no_window_is_refused(window):
     with pytest.raises(AlignvisError, match="is no window of time; write one like 0.05:0.6, in seconds"):
         Recipe(window=window)
+
+
+@pytest.mark.parametrize("band", ["", "8", "8:", "8:8", "13:8", "alpha", "8:13:30", "-1:8", "8-13", "nan:8", "0:nan"])
+def test_what_is_no_band_is_refused(band):
+    with pytest.raises(AlignvisError, match="is no band of frequencies; write one like 8:13, in hertz"):
+        Recipe(band=band)
+
+
+def test_a_band_has_one_spelling_and_the_recipes_name_says_it():
+    assert Recipe(band=" 8.0:13.00").band == Recipe(band="8:13").band == "8:13"
+    assert hertz("0.5:4") == (0.5, 4.0) and hertz("all") is None
+    assert choose_recipe("alignvis", {"band": "8.0:13"})[0] == "alignvis+band-8-13"
 
 
 @pytest.mark.parametrize("mixture", ["subset", "pairs"])

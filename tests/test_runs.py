@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from alignvis import asking, averaging, files, plans, runs, scoring, store
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
-from alignvis.runs import load_decoder, read_record, read_scores, run_name
+from alignvis.runs import load_decoder, read_recipe, read_record, read_scores, run_name
 from alignvis.scoring import evaluate_run
 from alignvis.train_runs import train_run
 from tests.tables import planted
@@ -216,6 +216,18 @@ def test_a_record_that_is_wrong_anywhere_is_a_sentence(root):
         except AlignvisError:
             refused += 1
     assert refused > 100
+
+
+def test_a_recipe_of_before_there_were_bands_kept_all_of_them(root):
+    run = root / "runs" / "one"
+    record = read_record(run)
+    expected = read_recipe(run, record)
+    del record["recipe"]["band"]
+    assert read_recipe(run, record) == expected and expected.band == "all"
+    for changes, names in (({"rate": None}, "band, rate"), ({"sharpness": 1}, "band, sharpness")):
+        stated = {key: value for key, value in (record["recipe"] | changes).items() if value is not None}
+        with pytest.raises(AlignvisError, match=rf"not state a recipe of this alignvis \(it differs in {names}\)"):
+            read_recipe(run, record | {"recipe": stated})
 
 
 def test_scores_and_weights_belong_to_their_run(root):
