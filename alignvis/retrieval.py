@@ -1,10 +1,15 @@
 """Which picture was it? Similarity of every query to every picture of a gallery, and the rank of the right one."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from alignvis.errors import AlignvisError
+
+TOP = (1, 3, 5, 10)
+N_WAY = (2, 10, 50, 100)  # as far as the gallery goes
 
 
 def similarity(queries: Tensor, gallery: Tensor, sides: str = "both", centre: bool = True) -> Tensor:
@@ -74,3 +79,99 @@ def ties(similarities: Tensor, targets: Tensor) -> int:
 def top_k(places: Tensor, k: int) -> float:
     """Share of queries whose right picture is among the k most similar."""
     return (places <= k).double().mean().item()
+
+
+def measures(similarities: Tensor, targets: Tensor) -> dict[str, float]:
+    """All that is said of one direction of retrieval.
+
+    Args:
+        similarities: (queries, pictures), at least one of each; the pictures are distinct.
+        targets: (queries,) int64, the column of the right picture.
+
+    Returns:
+        "top1", "top3", "top5", "top10": share of queries whose picture is among so many; "median_rank"; "mrr": mean of
+        one over the rank; "pairwise": mean share of the other pictures that are less similar than the right one, which
+        is its win rate against one other drawn at random (two-way identification); 1 where there is no other.
+
+    Raises:
+        AlignvisError: when a similarity is not finite.
+    """
+    return of_places(ranks(similarities, targets), similarities.shape[1])
+
+
+def of_places(places: Tensor, gallery: int) -> dict[str, float]:
+    """`measures` from ranks, (queries,) int64 from 1 to ``gallery``."""
+    found = {f"top{k}": top_k(places, k) for k in TOP}
+    found |= {"median_rank": float(places.median()), "mrr": places.double().reciprocal().mean().item()}
+    return found | {"pairwise": n_way(places, gallery, 2) if gallery > 1 else 1.0}
+
+
+def chances(gallery: int) -> dict[str, float]:
+    """What `measures` are on average for one who orders a gallery of so many pictures at random."""
+    found = {f"top{k}": min(k, gallery) / gallery for k in TOP}
+    found |= {"median_rank": (gallery + 1) / 2, "mrr": sum(1 / place for place in range(1, gallery + 1)) / gallery}
+    return found | {"pairwise": 0.5 if gallery > 1 else 1.0}
+
+
+def n_way(places: Tensor, gallery: int, n: int, k: int = 1) -> float:
+    """Share of queries whose picture would be among the k best of n: itself and n - 1 others drawn from the gallery.
+
+    Not drawn but exact: the mean over all draws without replacement. Of the pictures that are at least as similar as
+    the right one, a draw holds a number that is hypergeometric. Chance is k / n.
+
+    Args:
+        places: (queries,) int64, ranks in the whole gallery, as `ranks` gives them.
+        n: from 2 to ``gallery``; with ``gallery`` this is `top_k`.
+
+    Raises:
+        AlignvisError: when the gallery has fewer than n pictures, or k is not within 1 to n.
+    """
+    if not 2 <= n <= gallery or not 1 <= k <= n:
+        raise AlignvisError(f"the best {k} of {n} cannot be asked for in a gallery of {gallery}; choose k <= n <= it")
+    better = places - 1
+    worse = gallery - 1 - better
+    whole = _log_choose(torch.tensor(gallery - 1), torch.tensor(n - 1))
+    share = torch.zeros(len(places), dtype=torch.float64)
+    for drawn in range(k):
+        parts = _log_choose(better, torch.tensor(drawn)) + _log_choose(worse, torch.tensor(n - 1 - drawn))
+        share += torch.exp(parts - whole)
+    return share.clamp_(max=1.0).mean().item()
+
+
+def _log_choose(of: Tensor, some: Tensor) -> Tensor:
+    """Logarithm of the number of ways to choose ``some`` of ``of``; of none it is minus infinity."""
+    of, some = (number.double() for number in torch.broadcast_tensors(of, some))
+    ways = torch.lgamma(of + 1) - torch.lgamma(some + 1) - torch.lgamma((of - some).clamp(min=0) + 1)
+    return torch.where((some > of) | (some < 0), -torch.inf, ways)
+
+
+def subset_galleries(similarities: Tensor, size: int = 300, draws: int = 30, seed: int = 0) -> dict[str, Any]:
+    """Retrieval in small galleries: some pictures are drawn, and the responses to them are asked among these alone.
+
+    Args:
+        similarities: (pictures, pictures), query i belonging to picture i.
+        size: pictures a draw, without replacement; at most as many as there are.
+        draws: galleries drawn; the spread is over these.
+
+    Returns:
+        "size", "draws", "seed", "chance", and for "brain_to_image" and "image_to_brain" the mean "top1" and its
+        standard deviation over draws, "top1_sd".
+
+    Source: the 300-way retrieval of MindEye (Scotti et al., 2023, arXiv:2305.18274). It is easier than the whole
+        gallery, and the two are never compared.
+    """
+    count = len(similarities)
+    if not 2 <= size <= count or similarities.shape[1] != count or draws < 1:
+        raise AlignvisError(f"no {draws} galleries of {size} can be drawn of {count} pictures; choose fewer")
+    generator = torch.Generator().manual_seed(seed)
+    shares: dict[str, list[float]] = {"brain_to_image": [], "image_to_brain": []}
+    for _ in range(draws):
+        drawn = torch.randperm(count, generator=generator)[:size]
+        part, targets = similarities[drawn][:, drawn], torch.arange(size)
+        shares["brain_to_image"].append(top_k(ranks(part, targets), 1))
+        shares["image_to_brain"].append(top_k(ranks(part.T, targets), 1))
+    found: dict[str, Any] = {"size": size, "draws": draws, "seed": seed, "chance": 1 / size}
+    for way, top1 in shares.items():
+        values = torch.tensor(top1, dtype=torch.float64)
+        found[way] = {"top1": values.mean().item(), "top1_sd": values.std().item() if draws > 1 else 0.0}
+    return found
