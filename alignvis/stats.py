@@ -1,10 +1,15 @@
-"""Intervals for shares."""
+"""Intervals: for shares, for means over subjects, and for means over subjects and images."""
 
 from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
+
+from alignvis.errors import AlignvisError
+
+CHUNK = 2**22  # numbers at a time: what bounds the memory of a bootstrap (32 MB an array)
 
 
 def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -36,3 +41,126 @@ def student(shares: Sequence[float], level: float = 0.95) -> tuple[float, float]
     count, middle = len(shares), float(np.mean(shares))
     half = float(stdtrit(count - 1, 0.5 + level / 2) * np.std(shares, ddof=1) / sqrt(count))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap(
+    hits: NDArray[np.floating] | Sequence[NDArray[np.floating]],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval for a mean over subjects and images, both of them a sample of others.
+
+    Args:
+        hits: (subjects, images), where all subjects saw the same images: see `crossed_means`. Or one (images,) array a
+            subject, where each saw images of its own: see `nested_means`. Any value an image is fine: hits, reciprocal
+            ranks, differences between two encoders; average over seeds first, as seeds are no subjects.
+            Of one subject only the images are resampled: the interval then says nothing about other people.
+        resamples: of which the percentiles are taken.
+        seed: of numpy's generator; the same seed gives the same interval.
+        level: share of the resampled means that lie within.
+
+    Returns:
+        Low and high end, in the unit of ``hits``.
+
+    Raises:
+        AlignvisError: when there is nothing to resample, or a value is not finite.
+
+    How often 95 % intervals held the truth about other subjects and images, in 2,000 simulated studies of 200 images
+    each (hits of 0 or 1, subjects and images of varying ease; `tests/test_calibration.py` repeats it):
+
+    =============================================  ==========  ==========  ===========
+    what is averaged                               3 subjects  4 subjects  10 subjects
+    =============================================  ==========  ==========  ===========
+    hits of one encoder                                  87 %        92 %         95 %
+    the same, mean of 5 seeds                            83 %        89 %         93 %
+    the same, and subjects differ twice as much          77 %        83 %         92 %
+    differences of two encoders                          98 %        98 %         99 %
+    the same, and subjects differ three times more       88 %        90 %         95 %
+    =============================================  ==========  ==========  ===========
+
+    So with few subjects it is too short where these differ, as no resample holds a subject that was not measured; there
+    `student` is the safer one. Where hits are mostly luck it is too long, as luck is resampled with both subjects and
+    images. One subject tells nothing of others: 54 %.
+
+    Source: Efron (1979), doi:10.1214/aos/1176344552; subjects and images crossed: Owen (2007),
+        doi:10.1214/07-AOAS122.
+    """
+    if isinstance(hits, np.ndarray):
+        means = crossed_means(hits, resamples=resamples, seed=seed)
+    else:
+        means = nested_means(hits, resamples=resamples, seed=seed)
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def crossed_means(hits: NDArray[np.floating], *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means of resampled subjects x resampled images, where all subjects saw the same images.
+
+    A picture that is easy is easy for all who saw it, so what it adds to the mean does not average out over subjects.
+    Images are therefore drawn once a resample, for all its subjects alike; drawing them anew for each subject would
+    take the same pictures for different ones, and give intervals that are too short.
+
+    Args:
+        hits: (..., subjects, images); all before the last two are studies, which share the draws.
+
+    Returns:
+        (resamples, ...).
+    """
+    values = np.asarray(hits, np.float64)
+    if values.ndim < 2:
+        raise AlignvisError(f"a bootstrap takes (subjects, images), and was given the shape {values.shape}")
+    _check([values], resamples)
+    *studies, subjects, images = values.shape
+    of_images, of_subjects = np.random.default_rng(seed).spawn(2)  # each a stream of its own: chunks change nothing
+    flat = values.reshape(-1, images)
+    result = np.empty((resamples, flat.shape[0] // subjects))
+    step = max(1, CHUNK // max(images, flat.shape[0]))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        by_subject = (_counts(of_images, size, images).astype(np.float64) @ flat.T).reshape(size, -1, subjects)
+        drawn = _counts(of_subjects, size, subjects) if subjects > 1 else np.ones((size, 1))
+        result[start : start + size] = (by_subject * drawn[:, None]).sum(axis=2) / (subjects * images)
+    return result.reshape(resamples, *studies)
+
+
+def nested_means(hits: Sequence[NDArray[np.floating]], *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means of resampled subjects and, within each one drawn, of its own images resampled.
+
+    Every subject counts alike, however many images it saw. A subject drawn twice draws its images twice.
+
+    Args:
+        hits: one (images,) array a subject.
+
+    Returns:
+        (resamples,).
+    """
+    values = [np.asarray(one, np.float64) for one in hits]
+    if any(one.ndim != 1 for one in values):
+        raise AlignvisError("a bootstrap over subjects with images of their own takes one list of values a subject")
+    _check(values, resamples)
+    subjects, result = len(values), np.zeros(resamples)
+    of_subjects, *of_images = np.random.default_rng(seed).spawn(1 + subjects)
+    step = max(1, CHUNK // (subjects * max(len(one) for one in values)))
+    for start in range(0, resamples, step):
+        part = result[start : start + step]
+        times = np.ones((len(part), 1), int) if subjects == 1 else _counts(of_subjects, len(part), subjects)
+        for one, drawn, rng in zip(values, times.T, of_images, strict=True):
+            rows = np.repeat(np.arange(len(part)), drawn * len(one))
+            picked = one[rng.integers(len(one), size=len(rows))]
+            part += np.bincount(rows, picked, minlength=len(part)) / (len(one) * subjects)
+    return result
+
+
+def _check(values: Sequence[NDArray[np.float64]], resamples: int) -> None:
+    if resamples < 1 or not values or any(one.size == 0 for one in values):
+        raise AlignvisError("a bootstrap takes one subject, one image and one resample at least")
+    if not all(np.isfinite(one).all() for one in values):
+        raise AlignvisError("some of the values to be resampled are not finite, so their mean means nothing")
+
+
+def _counts(rng: np.random.Generator, size: int, n: int) -> NDArray[np.int64]:
+    """How often each of n is drawn in n draws with replacement: (size, n)."""
+    draws = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+    return np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)

@@ -1,7 +1,16 @@
+import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, t
 
-from alignvis.stats import wilson
+from alignvis import stats
+from alignvis.errors import AlignvisError
+from alignvis.stats import bootstrap, crossed_means, nested_means, student, wilson
+
+
+def some_hits(subjects: int = 6, images: int = 40, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    ease = rng.standard_normal((subjects, 1)) + 2 * rng.standard_normal(images)
+    return (ease + rng.logistic(size=ease.shape) > 0).astype(float)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 200), (1, 200), (37, 200), (100, 200), (200, 200), (1, 2)])
@@ -17,3 +26,120 @@ def test_about_95_percent_of_intervals_hold_the_truth(truth):
         binom.pmf(k, 200, truth) for k in range(201) if wilson(k / 200, 200)[0] <= truth <= wilson(k / 200, 200)[1]
     )
     assert 0.91 < held < 0.99
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_student_is_scipys(level):
+    shares = [0.2, 0.35, 0.4, 0.31]
+    expected = t.interval(level, 3, np.mean(shares), np.std(shares, ddof=1) / 2)
+    assert student(shares, level) == pytest.approx(expected)
+    assert student([0.0, 0.9]) == (0.0, 1.0)
+
+
+def slow_crossed(hits: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """The definition, one resample after the other: a subject's row and a picture's column as often as drawn."""
+    rng = np.random.default_rng(seed)
+    subjects, images = hits.shape
+    return np.array(
+        [
+            hits[np.ix_(rng.integers(subjects, size=subjects), rng.integers(images, size=images))].mean()
+            for _ in range(resamples)
+        ]
+    )
+
+
+def slow_nested(hits: list[np.ndarray], resamples: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.array(
+        [
+            np.mean([rng.choice(hits[s], len(hits[s])).mean() for s in rng.integers(len(hits), size=len(hits))])
+            for _ in range(resamples)
+        ]
+    )
+
+
+def test_a_crossed_bootstrap_is_its_slow_twin():
+    hits = some_hits()
+    fast, slow = crossed_means(hits, resamples=20_000, seed=0), slow_crossed(hits, 20_000, 1)
+    assert fast.mean() == pytest.approx(hits.mean(), abs=0.002) and slow.mean() == pytest.approx(hits.mean(), abs=0.002)
+    assert fast.std() == pytest.approx(slow.std(), rel=0.03)
+    assert bootstrap(hits) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.01)
+
+
+def test_its_variance_is_the_closed_form():
+    """Of independent draws of rows and columns: variance of the sum of row, column and cell parts (Owen 2007)."""
+    hits = some_hits(5, 12)
+    rows, columns = hits.mean(axis=1), hits.mean(axis=0)
+    cells = hits - rows[:, None] - columns + hits.mean()
+    expected = rows.var() / 5 + columns.var() / 12 + (cells**2).mean() / (5 * 12)
+    assert crossed_means(hits, resamples=200_000, seed=0).var() == pytest.approx(expected, rel=0.02)
+
+
+def test_a_nested_bootstrap_is_its_slow_twin():
+    hits = [some_hits(1, n, seed=n)[0] for n in (5, 20, 60, 11)]
+    fast, slow = nested_means(hits, resamples=20_000, seed=0), slow_nested(hits, 10_000, 1)
+    assert fast.mean() == pytest.approx(np.mean([one.mean() for one in hits]), abs=0.003)
+    assert fast.std() == pytest.approx(slow.std(), rel=0.03)
+    assert bootstrap(hits) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.015)
+
+
+def test_images_that_all_subjects_share_do_not_average_out():
+    """The same hits for every subject: more subjects are no more pictures."""
+    one = some_hits(1, 50)
+    width = np.ptp(bootstrap(one))
+    assert np.ptp(bootstrap(np.repeat(one, 20, axis=0))) == pytest.approx(width, rel=0.03)
+    assert np.ptp(bootstrap(list(np.repeat(one, 20, axis=0)))) < width / 3  # as if each had seen pictures of its own
+
+
+def test_of_one_subject_only_images_are_resampled():
+    hits = some_hits(1, 200)
+    share = hits.mean()
+    expected = binom(200, share).ppf([0.025, 0.975]) / 200
+    assert bootstrap(hits) == pytest.approx(tuple(expected), abs=0.006)
+    assert bootstrap([hits[0]]) == pytest.approx(tuple(expected), abs=0.006)
+
+
+def test_equal_images_leave_the_subjects_and_equal_values_nothing():
+    subjects = np.array([0.1, 0.2, 0.4, 0.7])
+    crossed = crossed_means(np.repeat(subjects[:, None], 9, axis=1), resamples=50_000, seed=0)
+    assert crossed.var() == pytest.approx(subjects.var() / 4, rel=0.03)
+    assert bootstrap(np.full((4, 9), 0.25)) == (0.25, 0.25)
+
+
+def test_a_seed_gives_the_same_interval_and_a_level_its_own():
+    hits = some_hits()
+    assert bootstrap(hits) == bootstrap(hits) != bootstrap(hits, seed=1)
+    (a, d), (b, c) = bootstrap(hits), bootstrap(hits, level=0.5)
+    assert a < b < c < d
+    means = crossed_means(hits, resamples=10_000, seed=0)
+    assert (means < b).mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_neither_chunks_nor_other_studies_change_anything(monkeypatch):
+    studies = np.stack([some_hits(seed=seed) for seed in range(7)])
+    whole, nested = crossed_means(studies, resamples=300, seed=4), nested_means(list(studies[0]), resamples=300, seed=4)
+    assert whole.shape == (300, 7)
+    monkeypatch.setattr(stats, "CHUNK", 2_000)
+    assert np.allclose(crossed_means(studies, resamples=300, seed=4), whole, atol=1e-14)
+    assert np.allclose(crossed_means(studies[3], resamples=300, seed=4), whole[:, 3], atol=1e-14)
+    assert np.allclose(nested_means(list(studies[0]), resamples=300, seed=4), nested, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("hits", "sentence"),
+    [
+        (np.zeros(5), r"takes \(subjects, images\), and was given the shape \(5,\)"),
+        (np.zeros((0, 5)), "one subject, one image"),
+        (np.zeros((2, 0)), "one subject, one image"),
+        ([], "one subject, one image"),
+        ([np.zeros(3), np.zeros(0)], "one subject, one image"),
+        ([np.zeros((2, 3))], "one list of values a subject"),
+        (np.array([[0.0, np.nan]]), "not finite"),
+        ([np.array([0.0, np.inf])], "not finite"),
+    ],
+)
+def test_what_cannot_be_resampled_is_refused(hits, sentence):
+    with pytest.raises(AlignvisError, match=sentence):
+        bootstrap(hits)
+    with pytest.raises(AlignvisError, match="one resample at least"):
+        bootstrap(np.zeros((2, 3)), resamples=0)
