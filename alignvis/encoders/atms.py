@@ -11,6 +11,7 @@ WIDTH = 250  # of a token
 HEADS = 4
 INNER = 256
 DROPOUT = 0.25
+NOTE = "its time axis is that of ATM-S's tokens, each value of which is a trained sum over all samples: trust occlusion"
 
 
 class ATMS(nn.Module):
@@ -31,6 +32,9 @@ class ATMS(nn.Module):
     Raises:
         AlignvisError: when the responses have no time axis.
 
+    `planes` are those of `Nice`, over tokens: their steps are laid out over the response evenly, as published maps do,
+    though each value of a token is a trained sum over all samples.
+
     Source: Li et al. (2024), arXiv:2403.07721; the head of Rajabi et al. (2025), arXiv:2502.03081.
     """
 
@@ -49,6 +53,8 @@ class ATMS(nn.Module):
         self.think_norm = nn.LayerNorm(WIDTH)
         self.tokens_norm = nn.LayerNorm(WIDTH)
         self.filter = Nice(channels, WIDTH, dim, head=head)
+        self.centres = self.filter.centres * ((times - 1) / (WIDTH - 1))
+        self.centres_note = NOTE
 
     def prepare(self, responses: Tensor) -> Tensor:
         """Nothing is to be done beforehand."""
@@ -56,6 +62,12 @@ class ATMS(nn.Module):
 
     def forward(self, prepared: Tensor) -> Tensor:
         return self.filter(self.filter.prepare(self.tokens(prepared)))
+
+    def planes(self, prepared: Tensor) -> Tensor:
+        return self.filter.planes(self.filter.prepare(self.tokens(prepared)))
+
+    def from_planes(self, planes: Tensor) -> Tensor:
+        return self.filter.from_planes(planes)
 
     def tokens(self, prepared: Tensor) -> Tensor:
         """The transformer alone: (batch, channels, times) to (batch, channels, 250)."""

@@ -4,6 +4,7 @@ from torch import Tensor, einsum, nn
 from torch.nn.functional import avg_pool1d, conv1d, elu
 
 from alignvis.encoders.attention import Attention
+from alignvis.encoders.convolutional import middles
 from alignvis.encoders.shape import require_times
 
 WIDTH = 40  # of a token, and planes of both convolutions
@@ -47,6 +48,8 @@ class EEGConformer(nn.Module):
     Raises:
         AlignvisError: when the responses are too short for one token.
 
+    `planes` come between the two convolutions. A step sees 10 samples.
+
     Source: Song et al. (2022), doi:10.1109/TNSRE.2022.3230250, with the numbers of Rajabi et al. (2025),
         arXiv:2502.03081.
     """
@@ -55,6 +58,7 @@ class EEGConformer(nn.Module):
         super().__init__()
         require_times("eegconformer", TAPS - 1 + POOL, times)
         tokens = (times - (TAPS - 1) - POOL) // STRIDE + 1
+        self.centres, self.centres_note = middles(times - (TAPS - 1), 1, (TAPS - 1) / 2), ""
         self.temporal = nn.Conv2d(1, WIDTH, (1, TAPS))
         self.spatial = nn.Conv2d(WIDTH, WIDTH, (channels, 1))
         self.norm = nn.BatchNorm1d(WIDTH)
@@ -78,7 +82,17 @@ class EEGConformer(nn.Module):
         return responses
 
     def forward(self, prepared: Tensor) -> Tensor:
-        planes = elu(self.norm(conv1d(prepared, *self._convolution())))
+        return self._rest(conv1d(prepared, *self._convolution()))
+
+    def planes(self, prepared: Tensor) -> Tensor:
+        return self.temporal(prepared[:, None])
+
+    def from_planes(self, planes: Tensor) -> Tensor:
+        return self._rest(self.spatial(planes).squeeze(2))
+
+    def _rest(self, planes: Tensor) -> Tensor:
+        """From the sums over channels, (batch, planes, steps), to the embedding."""
+        planes = elu(self.norm(planes))
         tokens = self.mix(self.dropout(avg_pool1d(planes, POOL, STRIDE)).transpose(1, 2))
         for attend, think in self.blocks:
             tokens = tokens + attend(tokens)

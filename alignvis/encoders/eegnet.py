@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, elu, pad
+from torch.nn.functional import avg_pool1d, conv1d, elu, pad
 
+from alignvis.encoders.convolutional import middles
 from alignvis.encoders.folded import fold
 from alignvis.encoders.shape import require_times
 
@@ -53,6 +54,8 @@ class EEGNet(nn.Module):
     Raises:
         AlignvisError: when the responses are too short for one sample after both averages.
 
+    `planes` come after the first BatchNorm. A step sees 64 samples, 31 before it and 32 after it.
+
     Source: Lawhern et al. (2018), doi:10.1088/1741-2552/aace8c, without its classifier and weight constraints.
     """
 
@@ -60,6 +63,7 @@ class EEGNet(nn.Module):
         super().__init__()
         shrinkage = POOLS[0] * POOLS[1]
         require_times("eegnet", shrinkage, times)
+        self.centres, self.centres_note = middles(times, 1, (TAPS - 1) / 2 - BEFORE), ""
         self.temporal = nn.Conv2d(1, FILTERS, (1, TAPS))
         self.temporal_norm = nn.BatchNorm2d(FILTERS)
         self.spatial = nn.Conv2d(FILTERS, PLANES, (channels, 1), groups=FILTERS)
@@ -76,7 +80,19 @@ class EEGNet(nn.Module):
         return responses
 
     def forward(self, prepared: Tensor) -> Tensor:
-        planes = elu(self.spatial_norm(self._filtered(prepared)))
+        return self._rest(self._filtered(prepared))
+
+    def planes(self, prepared: Tensor) -> Tensor:
+        filters, shift = self._filters(prepared)
+        samples = pad(prepared.flatten(0, 1)[:, None], (BEFORE, TAPS - 1 - BEFORE))  # batch * channels, 1, times
+        return conv1d(samples, filters[:, None], shift).unflatten(0, prepared.shape[:2]).transpose(1, 2)
+
+    def from_planes(self, planes: Tensor) -> Tensor:
+        return self._rest(self.spatial(planes).squeeze(2))
+
+    def _rest(self, planes: Tensor) -> Tensor:
+        """From the sums over channels, (batch, planes, times), to the embedding."""
+        planes = elu(self.spatial_norm(planes))
         planes = self.early_dropout(avg_pool1d(planes, POOLS[0]))
         before = (LATE_TAPS - 1) // 2
         planes = self.mix(self.late(pad(planes, (before, LATE_TAPS - 1 - before))))
@@ -86,9 +102,19 @@ class EEGNet(nn.Module):
     def _filtered(self, responses: Tensor) -> Tensor:
         """Both convolutions and the norm between them: (batch, channels, times) to (batch, planes, times)."""
         batch, _, times = responses.shape
+        filters, shift = self._filters(responses)
+        weights = self.spatial.weight.flatten(1)  # planes, channels
+        planes = (weights @ responses).view(batch, FILTERS, -1, times).transpose(0, 1)  # the two planes of each filter
+        planes = planes.flatten(1, 2) @ as_matrices(filters, times)
+        planes = planes.view(FILTERS, batch, -1, times).transpose(0, 1).flatten(1, 2)
+        offset = self.spatial.bias + shift.repeat_interleave(PLANES // FILTERS) * weights.sum(1)
+        return planes + offset[:, None]
+
+    def _filters(self, responses: Tensor) -> tuple[Tensor, Tensor]:
+        """The temporal filters with the norm that follows them: (filters, taps) and (filters,)."""
         with torch.autocast(responses.device.type, enabled=False):  # a difference of squares
             mean, covariance = window_moments(responses) if self.training else (None, None)
-            filters, shift = fold(
+            return fold(
                 self.temporal_norm,
                 self.temporal.weight.flatten(1),
                 self.temporal.bias,
@@ -96,9 +122,3 @@ class EEGNet(nn.Module):
                 covariance,
                 responses.numel(),
             )
-        weights = self.spatial.weight.flatten(1)  # planes, channels
-        planes = (weights @ responses).view(batch, FILTERS, -1, times).transpose(0, 1)  # the two planes of each filter
-        planes = planes.flatten(1, 2) @ as_matrices(filters, times)
-        planes = planes.view(FILTERS, batch, -1, times).transpose(0, 1).flatten(1, 2)
-        offset = self.spatial.bias + shift.repeat_interleave(PLANES // FILTERS) * weights.sum(1)
-        return planes + offset[:, None]

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, elu
 
+from alignvis.encoders.convolutional import middles
 from alignvis.encoders.folded import fold
-from alignvis.encoders.nice_filter import PLANES, STRIDE, TAPS, filtered, window_moments
+from alignvis.encoders.nice_filter import PLANES, STRIDE, TAPS, filter_in_time, filtered, window_moments
 from alignvis.encoders.shape import require_times
 
 POOL = 51  # width of the average, samples
@@ -33,6 +34,8 @@ class Nice(nn.Module):
     Raises:
         AlignvisError: when the response is too short for one pooled filter output.
 
+    `planes` come after the first ELU. A step sees 75 samples, the 25 of a filter at each of the 51 of the average.
+
     Source: Song et al. (2024), arXiv:2308.13234; the head of Rajabi et al. (2025), arXiv:2502.03081.
     """
 
@@ -40,6 +43,7 @@ class Nice(nn.Module):
         super().__init__()
         require_times("nice", TAPS - 1 + POOL, times)
         self.steps = (times - (TAPS - 1) - POOL) // STRIDE + 1
+        self.centres, self.centres_note = middles(self.steps, STRIDE, (TAPS - 1 + POOL - 1) / 2), ""
         self.temporal = nn.Linear(TAPS, PLANES)
         self.temporal_norm = nn.BatchNorm1d(PLANES)
         self.spatial = nn.Linear(PLANES * channels, PLANES)
@@ -57,12 +61,27 @@ class Nice(nn.Module):
 
     def forward(self, prepared: Tensor) -> Tensor:
         signal = prepared.permute(1, 2, 0).contiguous()  # times, channels, images
+        return self._rest(filtered(signal, *self._filters(signal), self.spatial.weight))
+
+    def planes(self, prepared: Tensor) -> Tensor:
+        signal = prepared.permute(1, 2, 0).contiguous()
+        planes = filter_in_time(signal, *self._filters(signal))  # steps, planes, channels * images
+        return planes.unflatten(2, (-1, len(prepared))).permute(3, 1, 2, 0)
+
+    def from_planes(self, planes: Tensor) -> Tensor:
+        spatial = self.spatial.weight.view(PLANES, *planes.shape[1:3])
+        return self._rest(torch.einsum("bpcs,qpc->sqb", planes, spatial))
+
+    def _filters(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """The temporal filters with the norm that follows them, for (times, channels, images)."""
         with torch.autocast(signal.device.type, enabled=False):
             mean, covariance = window_moments(signal.to(self.temporal.weight.dtype)) if self.training else (None, None)
             windows = self.steps * signal[0].numel()
-            weight, bias = fold(self.temporal_norm, self.temporal.weight, self.temporal.bias, mean, covariance, windows)
-        planes = filtered(signal, weight, bias, self.spatial.weight).permute(2, 0, 1)
-        planes = planes.flatten(0, 1) + self.spatial.bias  # images * steps, planes
+            return fold(self.temporal_norm, self.temporal.weight, self.temporal.bias, mean, covariance, windows)
+
+    def _rest(self, planes: Tensor) -> Tensor:
+        """From the sums over channels, (steps, planes, images), to the embedding."""
+        planes = planes.permute(2, 0, 1).flatten(0, 1) + self.spatial.bias  # images * steps, planes
         planes = self.dropout(elu(self.spatial_norm(planes)))
         hidden = self.project(self.mix(planes).view(-1, self.steps * PLANES))
         return self.head(self.norm(hidden + self.residual(hidden)))

@@ -48,6 +48,12 @@ def window_moments(signal: Tensor) -> tuple[Tensor, Tensor]:
     return mean + offset, covariance
 
 
+def filter_in_time(signal: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Filter in time and take the ELU: (times, channels, images) to (steps, 40, channels * images)."""
+    windows = windows_of(signal)
+    return elu(torch.baddbmm(bias[:, None], weight.expand(len(windows), -1, -1), windows))
+
+
 def filter_plainly(signal: Tensor, weight: Tensor, bias: Tensor, spatial: Tensor) -> Tensor:
     """Filter in time, ELU, filter in space, one operation of torch each.
 
@@ -59,10 +65,9 @@ def filter_plainly(signal: Tensor, weight: Tensor, bias: Tensor, spatial: Tensor
     Returns:
         (steps, 40, images).
     """
-    windows = windows_of(signal)
-    planes = elu(torch.baddbmm(bias[:, None], weight.expand(len(windows), -1, -1), windows))
-    planes = planes.view(len(windows), -1, signal.shape[-1])
-    return torch.bmm(spatial.expand(len(windows), -1, -1), planes)
+    planes = filter_in_time(signal, weight, bias)
+    planes = planes.view(len(planes), -1, signal.shape[-1])
+    return torch.bmm(spatial.expand(len(planes), -1, -1), planes)
 
 
 class FusedFilter(torch.autograd.Function):

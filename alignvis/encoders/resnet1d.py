@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from alignvis.encoders.convolutional import middles
 from alignvis.encoders.shape import require_times
 from alignvis.errors import AlignvisError
 
@@ -48,6 +49,8 @@ class ResNet1d(nn.Module):
     Raises:
         AlignvisError: when the number of samples is no multiple of 128.
 
+    `planes` come after the first BatchNorm; the convolution before it mixes the channels. A step sees 17 samples.
+
     Source: Lima et al. (2021), doi:10.1038/s41467-021-25351-7, with the lengths of Rajabi et al. (2025),
         arXiv:2502.03081.
     """
@@ -63,6 +66,7 @@ class ResNet1d(nn.Module):
                 f"the encoder resnet1d needs a multiple of {shortest} samples in time, these responses have {times}, "
                 f"and the nearest are {lower} and {upper}: interpolate with --resample {lower} or --resample {upper}"
             )
+        self.centres, self.centres_note = middles(times, 1, 0.0), ""
         self.first = convolution(channels, FIRST)
         self.norm = nn.BatchNorm1d(FIRST)
         blocks, planes, length = [Block(FIRST, FIRST, 1)], FIRST, times
@@ -77,7 +81,17 @@ class ResNet1d(nn.Module):
         return responses
 
     def forward(self, prepared: Tensor) -> Tensor:
-        samples = skip = self.norm(self.first(prepared))
+        return self._rest(self.norm(self.first(prepared)))
+
+    def planes(self, prepared: Tensor) -> Tensor:
+        return self.norm(self.first(prepared))[:, :, None]
+
+    def from_planes(self, planes: Tensor) -> Tensor:
+        return self._rest(planes.squeeze(2))
+
+    def _rest(self, planes: Tensor) -> Tensor:
+        """From the first feature maps, (batch, planes, times), to the embedding."""
+        samples = skip = planes
         for block in self.blocks:
             samples, skip = block(samples, skip)
         return self.head(samples.flatten(1))
