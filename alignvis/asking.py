@@ -3,15 +3,20 @@
 Test responses are read here and nowhere else in training or its choices: `scoring`, and what explains scores, ask.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alignvis import store
-from alignvis.averaging import average, chosen_channels, recording_of, shape_of
+from alignvis.averaging import NORMALISATIONS, average, chosen_channels, recording_of, shape_of
 from alignvis.decoder import Decoder
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
@@ -22,6 +27,7 @@ from alignvis.runs import load_decoder, read_recipe, read_record, stated_path
 from alignvis.store import Features, Responses
 
 CHUNK = 256  # responses a step of the decoder
+ROOM = 2**28  # bytes of single repetitions and their averages that are held at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Asked:
         responses: the table with the test responses: of the subject trained on, or of the one that was left out.
         features: the table that the run learned from, its target in the place of ``embeddings``.
         gallery: (pictures, shared) image vectors of the test pictures, in the order of ``responses.test_images``.
+        leakage: what `prove` found.
     """
 
     run: Path
@@ -43,6 +50,7 @@ class Asked:
     features: Features
     gallery: Tensor
     device: torch.device
+    leakage: dict[str, int | None]
 
     @property
     def images(self) -> list[str]:
@@ -64,6 +72,33 @@ class Asked:
         options = {"apart": apart, "device": self.device, "progress": progress}
         return average(self.responses, "test", self.recipe, lambda responses: responses, **options).cpu()
 
+    def averages(
+        self, subsets: NDArray[np.bool_], *, progress: Progress = silent
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Average subsets of the test repetitions instead of all of them, for some images at a time.
+
+        Args:
+            subsets: (subsets, queries, repetitions), true for what goes into a mean; one repetition each at least.
+
+        Yields:
+            Rows of the queries, and their responses as the decoder is fed them, (subsets, rows, channels, times)
+            float32, on the device. Where the recipe normalises the mean, it is the mean of the subset.
+        """
+        mean_first = self.recipe.normalisation == "mean"
+        recipe = replace(self.recipe, normalisation="none") if mean_first else self.recipe
+        count, repetitions = subsets.shape[1:]
+        one = 4 * int(np.prod(self.responses.test.shape[2:])) * (3 * repetitions + 2 * len(subsets))
+        for rows in np.array_split(np.arange(count), -(-count // max(1, ROOM // one))):
+            options = {"rows": rows, "apart": True, "device": self.device}
+            single = average(self.responses, "test", recipe, lambda responses: responses, **options)
+            chosen = torch.from_numpy(subsets[:, rows]).to(single)
+            chosen /= chosen.sum(dim=2, keepdim=True)
+            means = torch.einsum("sir,irct->sict", chosen, single)
+            if mean_first:
+                means = NORMALISATIONS["mean"](means.flatten(0, 1)[:, None]).view(means.shape)
+            yield rows, means
+            progress(int(rows[-1]) + 1, count, "averaging some of the repetitions")
+
     def brain(self, treated: Tensor) -> Tensor:
         """Map responses, (queries, channels, times), to brain vectors, (queries, shared) float32, on the device."""
         with torch.inference_mode():
@@ -83,6 +118,15 @@ class Asked:
         with torch.inference_mode():
             return similarity(self.brain(treated), gallery, self.recipe.sides, self.recipe.centre).cpu()
 
+    @property
+    def trials(self) -> dict[str, float] | None:
+        """Of how many trials a test response is the mean where the table has averaged them: "min", "max", "mean"."""
+        _, arrays = store.read_table(self.responses.path, "responses", {})
+        counts = arrays.get("test.trials")
+        if counts is None or not counts.size or self.responses.test.shape[1] > 1:
+            return None
+        return {"min": int(counts.min()), "max": int(counts.max()), "mean": float(counts.mean())}
+
 
 def ask(run: Path, *, device: str = "cpu") -> Asked:
     """Open a run and the tables that it is asked with.
@@ -98,14 +142,15 @@ def ask(run: Path, *, device: str = "cpu") -> Asked:
         _queries(run, record),
         store.load_features(_input(run, record["inputs"]["features"], "features"), recipe.target),
     )
-    for table in record["inputs"]["responses"]:
-        _input(run, table, "responses")
-    seen = set(record["split"]["train"]) | set(record["split"]["validation"])
-    leaked = seen & set(responses.test_images)
-    if leaked:
+    leakage = prove(run, record, responses.test_images, features.path)
+    taught = [
+        set(store.read_document(_input(run, table, "responses"))["train_images"])
+        for table in record["inputs"]["responses"]
+    ]
+    if not taught or set.intersection(*taught) != {*record["split"]["train"], *record["split"]["validation"]}:
         raise AlignvisError(
-            f"{run}: {len(leaked)} test images were used in training (the first is {min(leaked)!r}); "
-            "a score on them would not be honest: train again"
+            f"{run / 'record.json'} does not name the training images of its tables as those it was trained on, so "
+            "nothing proves that the test images are new to it; train again"
         )
     names = [responses.document["channels"][place] for place in chosen_channels(responses, recipe.channels)]
     shape = record["shape"]
@@ -124,7 +169,61 @@ def ask(run: Path, *, device: str = "cpu") -> Asked:
     decoder.eval().to(where)
     with torch.inference_mode():
         gallery = decoder.image(pictures.to(where)).float()
-    return Asked(run, record, recipe, decoder, responses, features, gallery, where)
+    return Asked(run, record, recipe, decoder, responses, features, gallery, where, leakage)
+
+
+def prove(run: Path, record: dict[str, Any], tested: Sequence[str], features: Path | None) -> dict[str, int | None]:
+    """Make sure that no test picture was seen in training: neither under its own id nor under another one.
+
+    Args:
+        tested: ids of the test images.
+        features: the table learned from, which knows the pictures' files by their digests; none if it is gone.
+
+    Returns:
+        How many images there are in "train", "validation" and "test"; "shared_images" and "shared_pictures", 0, or none
+        for pictures whose digests are not known; and "shared_concepts": of how many of the test's concepts other
+        pictures were seen, which is no fault, but another claim than that of new concepts.
+
+    Raises:
+        AlignvisError: when a test image, or a picture of the same content, was trained on or validated with.
+    """
+    train, validation, test = set(record["split"]["train"]), set(record["split"]["validation"]), set(tested)
+    leaked = (train | validation) & test
+    if leaked:
+        raise AlignvisError(
+            f"{run}: {len(leaked)} test images were used in training (the first is {min(leaked)!r}); "
+            "a score on them would not be honest: train again"
+        )
+    digests = {} if features is None else _digests(features, store.fingerprint(features))
+    known = all(image in digests for image in train | validation | test)
+    seen = {digests[image]: image for image in sorted(train | validation)} if known else {}
+    twice = {image: seen[digests[image]] for image in sorted(test) if known and digests[image] in seen}
+    if twice:
+        image = min(twice)
+        raise AlignvisError(
+            f"{run}: {len(twice)} test pictures were used in training under another name (the first, {image!r}, is the "
+            f"same file as {twice[image]!r}); a score on them would not be honest: take them out, and train again"
+        )
+    shared = {_concept(image) for image in train | validation} & {_concept(image) for image in test}
+    counts = {"train": len(train), "validation": len(validation), "test": len(test), "shared_images": 0}
+    return counts | {"shared_pictures": 0 if known else None, "shared_concepts": len(shared)}
+
+
+@lru_cache(maxsize=4)
+def _digests(features: Path, fingerprint: str) -> dict[str, bytes]:
+    """The digest of each picture's file, as far as a table has them; what stands in for one, like zeros, is none."""
+    document, arrays = store.read_table(features, "features", {})
+    digests = arrays.get("images.sha256")
+    if digests is None or digests.shape != (len(document["images"]), 32):
+        return {}
+    real = (digests != digests[:, :1]).any(axis=1)
+    return {image: digests[row].tobytes() for row, image in enumerate(document["images"]) if real[row]}
+
+
+def _concept(image: str) -> str:
+    """The folder that a picture lies in, without the number that training and test count anew; else the picture."""
+    folder = PurePosixPath(image).parent.name
+    return re.sub(r"^\d+_", "", folder) if folder else image
 
 
 def _queries(run: Path, record: dict[str, Any]) -> Responses:

@@ -19,9 +19,9 @@ from alignvis import files, store
 from alignvis.decoder import Decoder
 from alignvis.errors import AlignvisError
 from alignvis.recipe import LATER, Recipe
+from alignvis.retrieval import TOP
 from alignvis.store import Features
 
-TOP = (1, 3, 5)
 NUMBER = (int, float)
 TABLE = {"path": str, "fingerprint": str}
 RECORD = {  # what the record of a run must hold for it to be scored and listed
@@ -39,15 +39,31 @@ RECORD = {  # what the record of a run must hold for it to be scored and listed
     "history": [{"epoch": int, "best": bool, "held_out_top1": NUMBER}],
     "seconds": NUMBER,
 }
+DIRECTION = {key: NUMBER for key in (*(f"top{k}" for k in TOP), "median_rank", "mrr", "pairwise")}
 SCORES = {
     **{key: str for key in ("dataset", "encoder", "features", "protocol", "recipe", "validation", "weights_sha256")},
-    **{key: str for key in ("queries_fingerprint", "similarity_sha256")},
+    **{key: str for key in ("target", "queries_fingerprint", "similarity_sha256", "images_sha256")},
     **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
     **{key: bool for key in ("simulated", "aligned")},
     "trained_on": [int],
-    **{key: NUMBER for key in ("median_rank", "median_rank_chance")},
-    **{f"top{k}{what}": NUMBER for k in TOP for what in ("", "_chance")},
+    **DIRECTION,
+    **{f"{key}_chance": NUMBER for key in DIRECTION},
     **{f"top{k}_interval": [NUMBER] for k in TOP},
+    "ranks": [int],
+    "n_way": dict,
+    "image_to_brain": DIRECTION,
+    "transductive": {"csls": {"top1": NUMBER, "top5": NUMBER}, "one_to_one": (dict, NoneType)},
+    "leakage": {key: int for key in ("train", "validation", "test", "shared_images", "shared_concepts")},
+    "reliability": (*NUMBER, NoneType),
+    **{key: (dict, NoneType) for key in ("trials", "subset_galleries", "class_centres")},
+}
+WITHIN_SCORES = {  # what those hold that need not be there
+    "trials": {"min": NUMBER, "max": NUMBER, "mean": NUMBER},
+    "subset_galleries": {
+        **{key: int for key in ("size", "draws")},
+        **{way: {"top1": NUMBER, "top1_sd": NUMBER} for way in ("brain_to_image", "image_to_brain")},
+    },
+    "class_centres": {**DIRECTION, "gallery": int, "table": str, "top1_interval": [NUMBER]},
 }
 
 
@@ -102,12 +118,19 @@ def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Read the scores of a run; what `evaluate_run` did not write for these weights is refused with a sentence."""
     scores = files.read_json(run / "scores.json")
     wrong = [key for key, pattern in SCORES.items() if not files.fits(scores, {key: pattern})]
-    if "n" not in wrong and scores["n"] < 1:
-        wrong.append("n")
+    if not wrong:
+        wrong = [key for key, pattern in WITHIN_SCORES.items() if scores[key] and not files.fits(scores[key], pattern)]
+        wrong += [key for key in DIRECTION if not _possible(key, scores[key], scores["gallery"])]
+        wrong += [key for key in ("n", "gallery") if scores[key] < 1]
+        wrong += ["ranks"] * (len(scores["ranks"]) != scores["n"] or min(scores["ranks"]) < 1)
     if wrong or scores["weights_sha256"] != record["weights_sha256"]:
         what = f"do not state {', '.join(wrong)}" if wrong else "are of other weights"
         raise AlignvisError(f"the scores in {run} {what}; score it again with: alignvis eval --overwrite")
     return scores
+
+
+def _possible(key: str, value: float, gallery: int) -> bool:
+    return 1 <= value <= gallery if key == "median_rank" else 0 <= value <= 1
 
 
 def read_recipe(run: Path, record: dict[str, Any]) -> Recipe:

@@ -1,6 +1,8 @@
 """Which of the test pictures was it? Runs scored by retrieval."""
 
+import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import torch
 from torch import Tensor
 
 from alignvis import files, store
-from alignvis.asking import ask
+from alignvis.asking import Asked, ask, prove
 from alignvis.errors import AlignvisError
+from alignvis.exchange.galleries import CENTRES
+from alignvis.pairs import concept
 from alignvis.progress import Progress, silent
-from alignvis.retrieval import ranks, ties, top_k
+from alignvis.repetitions import reliability
+from alignvis.retrieval import N_WAY, TOP, chances, measures, n_way, of_places, ranks, subset_galleries, ties
 from alignvis.runs import (
-    TOP,
     all_runs,
     changed_inputs,
     read_record,
@@ -24,6 +28,21 @@ from alignvis.runs import (
     working_on,
 )
 from alignvis.stats import wilson
+from alignvis.transductive import transductive
+
+SUBSET = 300  # pictures of the small galleries of NSD, as MindEye has them
+COPIED = (
+    "dataset",
+    "simulated",
+    "subject",
+    "encoder",
+    "features",
+    "aligned",
+    "twin",
+    "seed",
+    "protocol",
+    "trained_on",
+)
 
 
 def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent) -> dict[str, Any]:
@@ -48,39 +67,77 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     asked = ask(run, device=device)
     record, recipe, responses = asked.record, asked.recipe, asked.responses
     similarities = asked.similarities(asked.treated(progress=progress))
-    targets = asked.targets
-    places = ranks(similarities, targets)
     n, size = similarities.shape
-    copied = (
-        "dataset",
-        "simulated",
-        "subject",
-        "encoder",
-        "features",
-        "aligned",
-        "twin",
-        "seed",
-        "protocol",
-        "trained_on",
-    )
-    scores: dict[str, Any] = {key: record[key] for key in (*copied, "weights_sha256")}
+    scores: dict[str, Any] = {key: record[key] for key in (*COPIED, "weights_sha256")}
     scores |= {"recipe": record["recipe"]["name"], "target": recipe.target, "validation": recipe.validation}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
-    for k in TOP:
-        share = top_k(places, k)
-        scores |= {f"top{k}": share, f"top{k}_interval": list(wilson(share, n)), f"top{k}_chance": min(k, size) / size}
-    scores |= {
-        "median_rank": places.median().item(),
-        "median_rank_chance": (size + 1) / 2,
-        "ties": ties(similarities, targets),
-    }
-    scores["answers"] = similarities.argmax(dim=1).unique().numel()  # different pictures named first
+    scores |= {"trials": asked.trials, **describe(similarities)}
+    scores["class_centres"] = _among_centres(asked)
+    small = responses.document["dataset"].startswith("nsd") and size > SUBSET
+    scores["subset_galleries"] = subset_galleries(similarities, SUBSET) if small else None
+    # ranks are in the order of the sorted ids, which is the same for all subjects that saw the same pictures
+    order = sorted(range(n), key=responses.test_images.__getitem__)
+    scores["ranks"] = [scores["ranks"][row] for row in order]
+    scores["images_sha256"] = sha256("\n".join(sorted(responses.test_images)).encode()).hexdigest()
+    scores |= {"leakage": asked.leakage, "reliability": reliability(asked, progress=progress)}
     scores["queries_fingerprint"] = store.fingerprint(responses.path)
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
     save_tensors({"similarity": similarities}, run / "similarity.safetensors", {"table": "similarity", **ids})
     scores["similarity_sha256"] = store.fingerprint(run / "similarity.safetensors")
     files.write_json(run / "scores.json", scores)
     return scores
+
+
+def describe(similarities: Tensor) -> dict[str, Any]:
+    """Everything that follows from a matrix of similarities alone.
+
+    Args:
+        similarities: (pictures, pictures), query i being the response to picture i.
+
+    Returns:
+        `retrieval.measures`, each with its "..._chance", and of shares among the best k a 95 % Wilson interval over
+        queries, "top1_interval" and so on; "ranks", one a query; "ties"; "answers": how many pictures were named first;
+        "n_way", by n; "image_to_brain": the measures of the other direction; "transductive".
+
+    Raises:
+        AlignvisError: when a similarity is not finite.
+    """
+    n, size = similarities.shape
+    targets = torch.arange(n)
+    places = ranks(similarities, targets)
+    found: dict[str, Any] = dict(of_places(places, size))
+    found |= {f"top{k}_interval": list(wilson(found[f"top{k}"], n)) for k in TOP}
+    found |= {f"{key}_chance": value for key, value in chances(size).items()}
+    found |= {"ties": ties(similarities, targets), "answers": similarities.argmax(dim=1).unique().numel()}
+    found["n_way"] = {str(ways): n_way(places, size, ways) for ways in N_WAY if ways <= size}
+    found["image_to_brain"] = measures(similarities.T, targets)
+    return found | {"transductive": transductive(similarities, targets), "ranks": places.tolist()}
+
+
+def _among_centres(asked: Asked) -> dict[str, Any] | None:
+    """Score among centres of the test's concepts, where a table of such lies beside the features learned from."""
+    path = asked.features.path.with_name(f"{asked.features.path.stem}-centres.safetensors")
+    if not path.is_file() or store.read_document(path, "features").get("gallery") != CENTRES:
+        return None
+    concepts = [concept(image) for image in asked.images]
+    names = list(dict.fromkeys(concepts))
+    table = store.load_features(path)
+    if asked.recipe.target != "embeddings" or not set(names) <= set(table.images):
+        return None
+    if table.embeddings.shape[1] != asked.record["shape"]["dim"]:
+        raise AlignvisError(
+            f"{path} holds centres of {table.embeddings.shape[1]} numbers, and {asked.run} learned embeddings of "
+            f"{asked.record['shape']['dim']}; make it again of the same encoder, or move it away"
+        )
+    gallery = asked.image(torch.from_numpy(table.embeddings[store.rows(table, names, asked.responses.path)]))
+    targets = torch.tensor([names.index(name) for name in concepts])
+    found = measures(asked.similarities(asked.treated(), gallery), targets)
+    interval = list(wilson(found["top1"], len(targets)))
+    where = os.path.relpath(path, asked.run)
+    return {"gallery": len(names), "table": where, "table_sha256": store.fingerprint(path), **found} | {
+        "top1_interval": interval,
+        **{f"{key}_chance": value for key, value in chances(len(names)).items()},
+    }
 
 
 def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -> tuple[Tensor, list[str]]:
@@ -149,6 +206,10 @@ def _score(run: Path, overwrite: bool, device: str, say: Callable[[str], None]) 
     kept = (run / "scores.json").is_file() and not overwrite
     record = read_record(run)
     score = read_scores(run, record) if kept else evaluate_run(run, device=device)
+    if kept:  # a stored score is believed no more than a new one
+        features = stated_path(run, record["inputs"]["features"])
+        known = features.is_file() and store.fingerprint(features) == record["inputs"]["features"]["fingerprint"]
+        prove(run, record, read_similarity(run, record, score)[1], features if known else None)
     for table in _changed(run, record, score) if kept else ():
         say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
     if score["answers"] <= max(1, score["n"] // 20) < score["n"]:

@@ -48,8 +48,21 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
     image_set = changes.pop("image_set", "things-eeg2")
     score = {"recipe": "alignvis", "validation": "concept", "n": 200, "gallery": 200, "repetitions": 80, "answers": 90}
     score |= {"queries_fingerprint": "", "median_rank": 9.0, "median_rank_chance": 100.5}
+    rest = {"median_rank": 9.0, "mrr": 0.2, "pairwise": 0.9}
     for k in TOP:
         score |= {f"top{k}": top1, f"top{k}_interval": [0.0, 1.0], f"top{k}_chance": k / 200}
+        rest[f"top{k}"] = 0.0
+    score |= {
+        "target": "embeddings",
+        "similarity_sha256": "",
+        "images_sha256": "",
+        "ranks": [1] * changes.get("n", 200),
+        "n_way": {},
+    }
+    score |= {**{key: rest[key] for key in ("mrr", "pairwise")}, "mrr_chance": 0.03, "pairwise_chance": 0.5}
+    score |= {"image_to_brain": rest, "transductive": {"csls": {"top1": 0.0, "top5": 0.0}, "one_to_one": None}}
+    score |= {"leakage": dict.fromkeys(("train", "validation", "test", "shared_images", "shared_concepts"), 0)}
+    score |= dict.fromkeys(("reliability", "trials", "subset_galleries", "class_centres"))
     table = {"path": f"../../features/{image_set}/{features}.safetensors", "fingerprint": ""}
     record = {"version": 1, "shape": {"channels": 1, "times": 1, "dim": 1}, "recording": {}, "channels": ["Oz"]}
     record |= {

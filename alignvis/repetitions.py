@@ -1,0 +1,177 @@
+"""What repeating a test picture is worth: scores against the repetitions averaged, and how reliable the reading is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alignvis import files, store
+from alignvis.asking import Asked, ask
+from alignvis.errors import AlignvisError
+from alignvis.progress import Progress, silent
+from alignvis.reliability import Correlations, halves, noise_ceiling, of_halves, stepped_up
+from alignvis.retrieval import ranks, similarity
+from alignvis.runs import read_record, working_on
+from alignvis.stats import wilson
+
+HALVES = 5  # random cuts into halves for the reliability of a score; the curve has as many as draws
+NUMBER = (int, float)
+SHARES = ("top1", "top1_low", "top1_high", "top1_sd", "top5", "top5_low", "top5_high", "top5_sd")
+CURVE = {
+    "repetitions": [int],
+    **{key: [NUMBER] for key in SHARES},
+    "reliability": list,
+    **{key: int for key in ("draws", "seed", "n", "gallery")},
+    **{key: NUMBER for key in ("chance", "top5_chance")},
+    **{key: str for key in ("weights_sha256", "queries_fingerprint")},
+}
+
+
+def reliability(asked: Asked, *, draws: int = HALVES, seed: int = 0, progress: Progress = silent) -> float | None:
+    """How reliable the brain vectors are that are read from the mean of all test repetitions.
+
+    The repetitions of each image are cut into random halves, both are averaged and read by the decoder, and what is
+    read is correlated over images: mean over the vector's numbers and over cuts, stepped up to all repetitions. No
+    decoder's answer can correlate with such vectors by more than the root of it (`reliability.noise_ceiling`).
+
+    Returns:
+        At most 1; none for a table of one repetition.
+
+    Source: Spearman (1910) and Brown (1910), see `reliability.stepped_up`.
+    """
+    images, repetitions = asked.responses.test.shape[:2]
+    if repetitions < 2 or images < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    cuts = np.stack([halves(images, repetitions, rng) for _ in range(draws)])
+    found = _correlated(asked, cuts.reshape(-1, images, repetitions), progress)[0]
+    both = of_halves(found, repetitions)
+    return both[0] if both else None
+
+
+def measure_curve(
+    run: Path, *, draws: int = 20, seed: int = 0, device: str = "cpu", progress: Progress = silent
+) -> dict[str, Any]:
+    """Score a trained run on the means of 1, 2, 4, ... and all test repetitions, without training anything.
+
+    The repetitions are drawn without replacement, for each image anew. Nested: what a draw averages of two is among
+    what it averages of four. Writes ``repetitions.json`` into the run's folder.
+
+    Args:
+        draws: of the repetitions; all of them are drawn once.
+        seed: of the draws.
+
+    Returns:
+        Lists, one entry a number of "repetitions": "top1" and "top5", the mean over draws; "top1_low" and "top1_high",
+        its 95 % Wilson interval over images; "top1_sd", the standard deviation over draws; likewise of top5.
+        "reliability" of the brain vectors read from so many, and "ceiling", the highest correlation with them that
+        there can be; where it is not known, none.
+
+    Raises:
+        AlignvisError: as `asking.ask`; and when the table has one response an image, so that none can be left out.
+    """
+    run = Path(run)
+    record = read_record(run)
+    if draws < 1:
+        raise AlignvisError(f"--draws {draws} draws nothing; choose 1 or more")
+    with working_on(run):
+        curve = _measure(ask(run, device=device), draws, seed, progress)
+        about = {key: record[key] for key in ("dataset", "simulated", "subject", "encoder", "features", "aligned")}
+        curve |= about | {"run_seed": record["seed"], "recipe": record["recipe"]["name"]}
+        files.write_json(run / "repetitions.json", curve)
+    return curve
+
+
+def read_curve(run: Path, record: dict[str, Any], queries: str, draws: int | None = None) -> dict[str, Any] | None:
+    """Read what `measure_curve` wrote of a run, if it did, of these weights and these test responses.
+
+    Args:
+        queries: fingerprint of the table of the test responses.
+        draws: as many as asked for; none takes any.
+
+    Raises:
+        AlignvisError: when the file is there and is no such curve.
+    """
+    path = run / "repetitions.json"
+    if not path.is_file():
+        return None
+    curve = files.read_json(path)
+    wrong = [key for key, pattern in CURVE.items() if not files.fits(curve, {key: pattern})]
+    if not wrong:
+        count = len(curve["repetitions"])
+        wrong = [key for key in (*SHARES, "reliability") if len(curve[key]) != count]
+        wrong += [key for key in SHARES if not all(0 <= value <= 1 for value in curve[key])]
+        wrong += [] if all(value is None or files.fits(value, NUMBER) for value in curve["reliability"]) else ["it"]
+    if wrong:
+        raise AlignvisError(
+            f"{path} does not state {', '.join(dict.fromkeys(wrong))} as a curve does; remove it and run: alignvis "
+            f"eval {run} --curve"
+        )
+    same = (curve["weights_sha256"], curve["queries_fingerprint"]) == (record["weights_sha256"], queries)
+    return curve if same and draws in (None, curve["draws"]) else None
+
+
+def steps(repetitions: int) -> list[int]:
+    """1, 2, 4, ... and all."""
+    return [*(2**power for power in range((repetitions - 1).bit_length())), repetitions]
+
+
+def _measure(asked: Asked, draws: int, seed: int, progress: Progress) -> dict[str, Any]:
+    n, repetitions = asked.responses.test.shape[:2]
+    if repetitions < 2:
+        trials = asked.trials
+        mean = f", each the mean of {trials['min']} to {trials['max']} trials" if trials else ""
+        raise AlignvisError(
+            f"{asked.responses.path} has one response a test image{mean}, so {asked.run} has no curve over "
+            "repetitions; prepare the recording with its repetitions apart"
+        )
+    rng, counts = np.random.default_rng(seed), steps(repetitions)
+    places = rng.random((draws, n, repetitions)).argsort(axis=2).argsort(axis=2)
+    subsets = [*(places < count for count in counts[:-1]), np.ones((1, n, repetitions), bool)]
+    cuts = np.stack([halves(n, repetitions, rng) for _ in range(draws)]).reshape(-1, n, repetitions)
+    correlated, found = _correlated(asked, np.concatenate([cuts, *subsets]), progress, len(cuts))
+    curve: dict[str, Any] = {"repetitions": counts, "draws": draws, "seed": seed, "n": n, "gallery": len(asked.gallery)}
+    curve |= {key: [] for key in SHARES}
+    start = 0
+    for part in subsets:
+        for k in (1, 5):
+            shares = (found[start : start + len(part)] <= k).mean(axis=1)
+            share = float(shares.mean())
+            low, high = wilson(share, n)
+            spread = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
+            for key, value in (("", share), ("_low", low), ("_high", high), ("_sd", spread)):
+                curve[f"top{k}{key}"].append(value)
+        start += len(part)
+    both = of_halves(correlated, repetitions)
+    curve["reliability"] = [stepped_up(both[1], count) if both else None for count in counts]
+    curve["ceiling"] = [None if value is None else noise_ceiling(value) for value in curve["reliability"]]
+    curve |= {"chance": 1 / curve["gallery"], "top5_chance": min(5, curve["gallery"]) / curve["gallery"]}
+    curve["weights_sha256"] = asked.record["weights_sha256"]
+    return curve | {"queries_fingerprint": store.fingerprint(asked.responses.path)}
+
+
+def _correlated(
+    asked: Asked, subsets: NDArray[np.bool_], progress: Progress, cuts: int | None = None
+) -> tuple[list[Correlations], NDArray[np.int64]]:
+    """Read the mean of each subset: correlate those of halves, which come first and in pairs, and rank the others.
+
+    Args:
+        cuts: so many of the subsets are halves; none means all.
+
+    Returns:
+        One a pair, and (other subsets, images) ranks of the right picture. Brain vectors are not kept.
+    """
+    cuts = len(subsets) if cuts is None else cuts
+    found = [Correlations(asked.gallery.shape[1]) for _ in range(cuts // 2)]
+    places = np.zeros((len(subsets) - cuts, subsets.shape[1]), np.int64)
+    for rows, means in asked.averages(subsets, progress=progress):
+        vectors = asked.brain(means.flatten(0, 1)).view(*means.shape[:2], -1)
+        for pair, one in enumerate(found):
+            one.add(*vectors[2 * pair : 2 * pair + 2].cpu().numpy())
+        with torch.inference_mode():
+            for subset, read in enumerate(vectors[cuts:]):
+                similarities = similarity(read, asked.gallery, asked.recipe.sides, asked.recipe.centre).cpu()
+                places[subset, rows] = ranks(similarities, torch.from_numpy(rows)).numpy()
+    return found, places
