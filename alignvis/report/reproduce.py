@@ -1,0 +1,194 @@
+"""How to find the same again: commands, what the tables and weights are known by, versions, seconds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from alignvis.recipe import RECIPES, Recipe
+from alignvis.report.entries import Entry, command
+from alignvis.report.html import Html, code, commands, element, join, paragraph, table
+from alignvis.report.numbers import DASH, number, plain, several
+from alignvis.report.protocol import changed
+from alignvis.runs import inputs_of
+
+SHORT = 16  # digits of a digest that are shown where the whole of it stands in the record
+
+
+def reproduce(entries: Sequence[Entry], root: Path) -> list[Html]:
+    """Commands, runs, tables, versions and recipes."""
+    parts = [element("h3", "Commands"), commands(_commands(entries, root))]
+    strange = [entry for entry in entries if not _known(entry.record["recipe"])]
+    if strange:
+        names = ", ".join(dict.fromkeys(entry.record["recipe"]["name"] for entry in strange))
+        parts.append(paragraph(
+            f"{names} is no recipe of the command line: these runs were trained in Python, by alignvis.train with the "
+            "entries below.", kind="note"))  # fmt: skip
+    if any(entry.record["simulated"] for entry in entries):
+        parts.append(paragraph("Simulated data are made again, to the byte, by the same alignvis simulate with the "
+                               "same options.", kind="note"))  # fmt: skip
+    return [*parts, *_runs(entries), *_tables(entries), *_versions(entries), *_recipes(entries)]
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def _commands(entries: Sequence[Entry], root: Path) -> list[str]:
+    lines = [*dict.fromkeys(line for entry in entries for line in (_prepare(entry, root), _extract(entry, root)))]
+    lines.sort(key=lambda line: " extract " in line)
+    lines += _train(entries, root)
+    names = [entry.name for entry in entries]
+    lines.append(command(root, "eval", *names))
+    lines.append(command(root, "report", *names))
+    return lines
+
+
+def _prepare(entry: Entry, root: Path) -> str:
+    """The command that made a responses table; the folder that it read is not known any more."""
+    record, header = entry.record, entry.responses or {}
+    asked = header.get("asked")
+    asked = asked if isinstance(asked, dict) else {}
+    kind = record["dataset"].removesuffix("-simulated")
+    subject = several([*record["trained_on"], record["subject"]])
+    if "imported" in header:
+        return command(root, "import", "FILES")
+    if kind not in ("things-eeg2", "things-meg", "nsd"):
+        words = ["prepare", "mne", "--dataset", record["dataset"], "--subject", str(record["subject"])]
+        raws, events = asked.get("recordings"), asked.get("events")
+        for raw, table_of in zip(raws, events, strict=False) if raws and events else [("RECORDING", "EVENTS")]:
+            words += ["--raw", str(raw), "--events", str(table_of).partition(" (")[0]]
+    else:
+        words = ["prepare", kind, "--raw", "RAW", "--subject", subject]
+    if asked.get("channels") not in (None, "all", list(record["channels"])):
+        words += ["--channels", str(asked["channels"])]
+    return command(root, *words)
+
+
+def _extract(entry: Entry, root: Path) -> str:
+    header = entry.features or {}
+    if "imported" in header:
+        return command(root, "import", "FILES", "--encoder", entry.record["features"])
+    words = ["extract", "--encoder", entry.record["features"]]
+    if header.get("image_set"):
+        words[1:1] = ["--images", str(root / "images" / str(header["image_set"]))]
+    if header.get("layers"):
+        words += ["--layers", ",".join(map(str, header["layers"]))]
+    if header.get("blur"):
+        words += ["--blur", ",".join(map(str, header["blur"]))]
+    if header.get("precision") not in (None, "fp32"):
+        words += ["--precision", str(header["precision"])]
+    return command(root, *words)
+
+
+def _train(entries: Sequence[Entry], root: Path) -> list[str]:
+    """One command for all runs that differ in subject, seed and features alone, if they are every combination."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        record = entry.record
+        pool = several([*record["trained_on"], record["subject"]]) if record["protocol"] == "leave-out" else ""
+        key = str((record["dataset"], record["encoder"], record["recipe"], pool))
+        groups.setdefault(key, []).append(entry)
+    lines = []
+    for runs in groups.values():
+        axes = [list(dict.fromkeys(entry.record[key] for entry in runs)) for key in ("subject", "features", "seed")]
+        whole = len(runs) == len(axes[0]) * len(axes[1]) * len(axes[2])
+        lines += [_train_line(part, root) for part in ([runs] if whole else [[run] for run in runs])]
+    return lines
+
+
+def _train_line(runs: Sequence[Entry], root: Path) -> str:
+    record = runs[0].record
+    recipe = record["recipe"]
+    base = recipe["name"].partition("+")[0]
+    subjects = [entry.record["subject"] for entry in runs]
+    if record["protocol"] == "leave-out":
+        subjects += record["trained_on"]
+    words = ["train", "--dataset", record["dataset"], "--subject", several(subjects)]
+    for features in dict.fromkeys(entry.record["features"] for entry in runs):
+        words += ["--features", features]
+    words += ["--encoder", record["encoder"], "--recipe", base]
+    words += ["--seed", several([entry.record["seed"] for entry in runs])]
+    words += ["--leave-out"] * (record["protocol"] == "leave-out")
+    for key, value, _ in changed(recipe, RECIPES[base]) if base in RECIPES else []:
+        option = key.replace("_", "-")
+        words += (
+            [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", f"{value}"]
+        )
+    return command(root, *words)
+
+
+def _known(recipe: dict[str, Any]) -> bool:
+    return recipe["name"].partition("+")[0] in RECIPES
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+def _runs(entries: Sequence[Entry]) -> list[Html]:
+    rows = []
+    for entry in entries:
+        record = entry.record
+        best = next((row["epoch"] + 1 for row in reversed(record["history"]) if row["best"]), None)
+        number_of = element("span", f"[{entry.number}]", attributes={"id": f"run-{entry.number}"})
+        rows.append([
+            join(number_of, " ", code(entry.name)), code(record["weights_sha256"][:SHORT]), str(record["seed"]),
+            f"{best} of {len(record['history'])}", plain(record["seconds"], 4), str(record.get("device", DASH)),
+            str(record.get("threads", DASH)), str(record.get("stack", DASH)),
+        ])  # fmt: skip
+    head = ("run", "weights, sha256", "seed", "best epoch", "seconds", "device", "threads", "trained together")
+    caption = join(element("strong", "Runs."), " Each a folder in ", code("runs/"), " with record.json, which says this "
+                   "and more; digests are cut to 16 digits here and whole there.")  # fmt: skip
+    return [element("h3", "Runs"), table(caption, head, rows, names=2)]
+
+
+def _tables(entries: Sequence[Entry]) -> list[Html]:
+    found: dict[tuple[str, str], set[int]] = {}
+    for entry in entries:
+        used = inputs_of(entry.record)
+        queries = entry.record["inputs"]["queries"]
+        used += [queries] if queries["fingerprint"] else []
+        for one in used:
+            path = "/".join(part for part in Path(one["path"]).parts if part != "..")
+            found.setdefault((path, one["fingerprint"]), set()).add(entry.number)
+        if not queries["fingerprint"] and entry.scores:
+            path = "/".join(part for part in Path(queries["path"]).parts if part != "..")
+            found.setdefault((path, entry.scores["queries_fingerprint"]), set()).add(entry.number)
+    rows = [
+        [code(path), element("code", digest), several(sorted(runs)).replace("-", "–").replace(",", ", ")]
+        for (path, digest), runs in found.items()
+    ]
+    caption = join(element("strong", "Tables."), " sha256 of the whole file, as stated by the records.")
+    return [element("h3", "Tables"), table(caption, ("table", "sha256", "runs"), rows, names=2)]
+
+
+def _versions(entries: Sequence[Entry]) -> list[Html]:
+    held = [(entry, entry.record.get("versions")) for entry in entries]
+    known = {str(name): None for _, versions in held if isinstance(versions, dict) for name in versions}
+    if not known:
+        return []
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for entry, versions in held:
+        row = tuple(str(versions.get(name, DASH)) if isinstance(versions, dict) else DASH for name in known)
+        rows.setdefault(row, []).append(entry.number)
+    lines = [[several(runs).replace("-", "–").replace(",", ", "), *row] for row, runs in rows.items()]
+    caption = join(element("strong", "Versions."), " Of what the runs were trained with.")
+    seconds = [number(entry.record["seconds"]) for entry in entries]
+    total = sum(value for value in seconds if value is not None)
+    return [element("h3", "Versions and time"), table(caption, ("runs", *known), lines, names=1),
+            paragraph(f"Training took {total:,.0f} s in all (seconds of runs that were trained together overlap).",
+                      kind="note")]  # fmt: skip
+
+
+def _recipes(entries: Sequence[Entry]) -> list[Html]:
+    recipes = list({str(entry.record["recipe"]): entry.record["recipe"] for entry in entries}.values())
+    usual, helps = asdict(RECIPES["alignvis"]), {entry.name: entry.metadata["help"] for entry in fields(Recipe)}
+    keys = [*dict.fromkeys(key for recipe in recipes for key in recipe if key != "name")]
+    rows = []
+    for key in keys:
+        values = [str(recipe.get(key, DASH)) for recipe in recipes]
+        differs = any(recipe.get(key) != usual.get(key) for recipe in recipes)
+        cells = [element("strong", value) if differs else value for value in values]
+        rows.append([code(key), *cells, helps.get(key, "")])
+    caption = join(element("strong", "Recipes."), " Every entry; in bold where one differs from the published recipe.")
+    head = ("entry", *(recipe["name"] for recipe in recipes), "what it is")
+    return [element("h3", "Recipes"), table(caption, head, rows, names=len(head))]
