@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alignvis import store
@@ -37,6 +38,7 @@ class Decoded:
 
     run: Path
     record: dict[str, Any]
+    scores: dict[str, Any]
     similarity: NDArray[np.float32]
     images: list[str]
     ranks: NDArray[np.int64]
@@ -115,11 +117,17 @@ def read_decoded(run: Path) -> Decoded:
     record = read_record(run)
     if not (run / "scores.json").is_file():
         raise AlignvisError(f"{run} has no scores yet; make them with: alignvis eval {run}")
-    similarity, images = read_similarity(run, record, read_scores(run, record))
+    scores = read_scores(run, record)
+    similarity, images = read_similarity(run, record, scores)
     right = similarity.diagonal()
     others = similarity.clone().fill_diagonal_(-np.inf).amax(dim=1) if len(images) > 1 else right - right
-    places = ranks(similarity, similarity.new_tensor(range(len(images))).long())
-    return Decoded(run, record, similarity.numpy(), images, places.numpy(), (right - others).numpy())
+    places = ranks(similarity, torch.arange(len(images)))
+    return Decoded(run, record, scores, similarity.numpy(), images, places.numpy(), (right - others).numpy())
+
+
+def named_run(root: Path, run: Path) -> Path:
+    """The folder of a run that is named by it, or by its name in ``root/runs``."""
+    return run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run
 
 
 def find_twin(root: Path, run: Path) -> Path | None:
@@ -272,7 +280,7 @@ def looking(images: Path) -> Iterator[Look]:
                 if not image.removeprefix(PREFIX).isdecimal():
                     raise AlignvisError(f"{images} holds pictures called like nsd-00000, and {image!r} is none of them")
                 picture = as_picture(reader.pixels(path))
-            elif not path.is_file():
+            elif Path(image).is_absolute() or ".." in Path(image).parts or not path.is_file():
                 raise AlignvisError(
                     f"{images} does not hold the picture {image!r}; name the folder of pictures that this run's "
                     "features were extracted from with --images"

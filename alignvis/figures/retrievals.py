@@ -1,18 +1,45 @@
-"""Pictures of results. No window is opened and no global state is touched: a figure is made, saved and gone."""
+"""Pictures that were shown, and the pictures that each run took them for."""
 
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.image import imread
-from safetensors.numpy import load_file
 
-from alignvis import files, store
-from alignvis.runs import read_record
+from alignvis.figures.style import ALIGNED, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
+from alignvis.showing import BEST, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
 
-HIT, MISS = "#0072B2", "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
-FONT = 9  # points
+HIT, MISS = ALIGNED, "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
+THICK, THIN = 3.0, 0.6  # points
+SHARP = 200  # pixels an inch
+LINE, EDGE, RANK = 0.145, 0.08, 0.36  # inches: of a line of words, around the figure, of the column with the rank
+SMALLEST, LARGEST = 0.46, 0.8  # inches: of a picture, so that a similarity fits under it
+LETTER = 0.062  # inches, about, of a letter
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where things stand, inches from the left and from the top."""
+
+    side: float
+    width: float
+    height: float
+    groups: list[float]
+    head: list[list[str]]
+    title: list[str]
+    caption: list[str]
+
+    @property
+    def top(self) -> float:
+        """Where the first row begins."""
+        return EDGE + LINE * (len(self.title) + max(map(len, self.head)) + 0.8)
+
+    @property
+    def row(self) -> float:
+        """From one row to the next: a line with the picture's id, the pictures, a line of similarities."""
+        return self.side + 2.4 * LINE
 
 
 def show_retrievals(runs: Sequence[Path], images: Path, out: Path, *, queries: int = 6, top: int = 5) -> None:
@@ -20,49 +47,148 @@ def show_retrievals(runs: Sequence[Path], images: Path, out: Path, *, queries: i
 
     Args:
         runs: scored runs on the same test images; one group of columns each.
-        images: the image-set folder.
-        out: PNG file to write.
+        images: the image-set folder, or NSD's file of pictures.
+        out: file to write, PNG, SVG or PDF.
         queries: rows; the first test images in the table's order, so nobody chose them.
         top: how many answers of each run, most similar first.
     """
-    documents = [store.read_document(run / "similarity.safetensors", "similarity") for run in runs]
-    similarities = [load_file(run / "similarity.safetensors")["similarity"] for run in runs]
-    records = [read_record(run) for run in runs]
-    ids = documents[0]["gallery"]
-    queries, top = min(queries, len(ids)), min(top, len(ids))
-    columns = 1 + len(runs) * (top + 1)  # an empty column before each run
-    widths = [1.0] + [width for _ in runs for width in (0.25, *[1.0] * top)]
-    figure = Figure(figsize=(sum(widths) * 0.95, queries * 0.95 + 0.8), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    axes = figure.subplots(queries, columns, squeeze=False, width_ratios=widths)
-    for cell in axes.flat:
-        cell.axis("off")
-    for row in range(queries):
-        _picture(axes[row, 0], images / ids[row])
-        for place, similarity in enumerate(similarities):
-            best = np.argsort(-similarity[row], kind="stable")[:top]
-            for rank, column in enumerate(best):
-                _picture(
-                    axes[row, 2 + place * (top + 1) + rank], images / ids[column], frame=HIT if column == row else MISS
-                )
-    axes[0, 0].set_title("shown", fontsize=FONT)
-    for place, record in enumerate(records):
-        middle = axes[0, 2 + place * (top + 1) + (top - 1) // 2]
-        middle.set_title(f"decoded through {record['features']}, best first", fontsize=FONT)
-    brain = "SIMULATED brain" if records[0]["simulated"] else records[0]["dataset"]
-    about = f"{brain}, subject {records[0]['subject']}: the first {queries} of {len(ids)} test pictures"
-    figure.suptitle(f"{about}; the right one has a thick frame", fontsize=FONT + 2)
-    with files.whole_file(out) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    with looking(images) as look:
+        figure = draw_retrievals(show(runs, first=queries, top=top), look)
+    save(figure, out)
 
 
-def _picture(axes, path: Path, frame: str | None = None) -> None:
-    pixels = imread(path)
-    side = min(pixels.shape[:2])
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    axes.imshow(pixels[top : top + side, left : left + side])
-    if frame:
-        axes.axis("on")
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(color=frame, linewidth=3.5 if frame == HIT else 0.8)
+def draw_retrievals(showing: Showing, look: Look) -> Figure:
+    """Draw a row a test picture: what was shown, and what was most similar to the response to it in each run.
+
+    Under each picture stands its similarity, before them the rank of the right picture, which has a thick frame.
+    Pictures are embedded with no more pixels than can be seen at the size at which they are shown.
+
+    Args:
+        showing: of `alignvis.showing.show`.
+        look: of `alignvis.showing.looking`.
+
+    Raises:
+        AlignvisError: when a picture is missing or broken.
+    """
+    plan = _plan(showing)
+    with looks():
+        figure = new_figure(plan.width, plan.height)
+        figure.set_layout_engine("none")
+        figure.set_dpi(SHARP)
+        _words(figure, showing, plan)
+        for place, row in enumerate(showing.rows):
+            _row(figure, plan, plan.top + place * plan.row, row, look)
+    return figure
+
+
+def _plan(showing: Showing) -> _Plan:
+    count, top = len(showing.runs), len(showing.rows[0].answers[0].nearest)
+    room = WIDTH - 2 * EDGE - count * RANK
+    side = min(max(room / (1 + count * top), SMALLEST), LARGEST)
+    groups = [EDGE + side + place * (RANK + top * side) for place in range(count)]
+    width = groups[-1] + RANK + top * side + EDGE
+    head = [_head(one, int((top * side) / LETTER)) for one in showing.runs]
+    letters = int((width - 2 * EDGE) / LETTER)
+    title, caption = textwrap.wrap(_title(showing), letters), textwrap.wrap(_caption(showing), letters)
+    blank = _Plan(side, width, 0.0, groups, head, title, caption)
+    height = blank.top + len(showing.rows) * blank.row + LINE * (len(caption) + 0.5) + EDGE
+    return _Plan(side, width, height, groups, head, title, caption)
+
+
+def _head(one: Decoded, letters: int) -> list[str]:
+    low, high = one.scores["top1_interval"]
+    kind = "aligned to people" if one.record["aligned"] else "not aligned"
+    score = f"top-1 {100 * one.scores['top1']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return [*textwrap.wrap(one.label, max(letters, 10)), *textwrap.wrap(f"{kind}; {score}", max(letters, 10))]
+
+
+def _title(showing: Showing) -> str:
+    record, scores = showing.runs[0].record, showing.runs[0].scores
+    brain = f"{record['dataset']}, subject {record['subject']}, {record['encoder']}, seed {record['seed']}"
+    return (
+        f"{brain}: {len(showing.rows)} of {scores['n']} test responses, each the mean of {scores['repetitions']} "
+        f"repetition{'s' * (scores['repetitions'] > 1)}, among {scores['gallery']} pictures"
+    )
+
+
+def _caption(showing: Showing) -> str:
+    whys = {row.why for row in showing.rows}
+    if whys & {BEST, MEDIAN, WORST}:
+        by = f" in {showing.runs[0].label}" if len(showing.runs) > 1 else ""
+        chosen = f"Rows: best, median and worst by the rank of the right picture{by}; equal ranks by margin, then id."
+    elif FIRST in whys:
+        chosen = "Rows: the first test pictures of the table; nobody chose them."
+    else:
+        chosen = "Rows: chosen by hand."
+    return (
+        f"Left: the picture that was shown. Then the most similar pictures, best first; under each its "
+        f"{_unit(showing.runs)}. Thick frame: the right one. Rank: its place among all; ties count against it. {chosen}"
+    )
+
+
+def _unit(runs: Sequence[Decoded]) -> str:
+    recipes: list[dict[str, Any]] = [one.record["recipe"] for one in runs]
+    if any(recipe.get("sides", "both") != "both" for recipe in recipes):
+        return "similarity to the response (a scalar product, no unit)"
+    if all(recipe.get("centre", True) for recipe in recipes):
+        return "similarity to the response (correlation, -1 to 1)"
+    return "similarity to the response (cosine, -1 to 1)"
+
+
+def _words(figure: Figure, showing: Showing, plan: _Plan) -> None:
+    simulated = any(one.record["simulated"] for one in showing.runs)
+    if simulated:
+        _say(figure, plan, EDGE, EDGE, "SIMULATED brain", color=PLAIN, weight="bold")
+    for place, line in enumerate(plan.title):
+        _say(figure, plan, EDGE, EDGE + LINE * (place + simulated), line)
+    below = plan.top - LINE * 0.35
+    for one, left, lines in zip(showing.runs, plan.groups, plan.head, strict=True):
+        _say(figure, plan, left + RANK / 2, below, "rank", ha="center", va="bottom", color=QUIET)
+        for place, line in enumerate(reversed(lines)):
+            colour = ALIGNED if one.record["aligned"] else PLAIN
+            _say(figure, plan, left + RANK, below - LINE * place, line, va="bottom", color=colour)
+    _say(figure, plan, EDGE, below, "shown", va="bottom", color=QUIET)
+    start = plan.top + len(showing.rows) * plan.row
+    for place, line in enumerate(plan.caption):
+        _say(figure, plan, EDGE, start + LINE * (place + 0.3), line, color=QUIET)
+
+
+def _row(figure: Figure, plan: _Plan, top: float, row: Row, look: Look) -> None:
+    letters = int((plan.width - 2 * EDGE) / LETTER) - len(row.why) - 2
+    image = row.image if len(row.image) <= letters else f"...{row.image[3 - letters :]}"
+    _say(figure, plan, EDGE, top + 0.1 * LINE, f"{row.why}: {image}")
+    pictures = top + 1.2 * LINE
+    _picture(figure, plan, EDGE, pictures, row.image, look, None)
+    for left, answer in zip(plan.groups, row.answers, strict=True):
+        _answers(figure, plan, left, pictures, row.image, answer, look)
+
+
+def _answers(figure: Figure, plan: _Plan, left: float, top: float, image: str, answer: Answer, look: Look) -> None:
+    weight = "bold" if answer.rank == 1 else "normal"
+    _say(figure, plan, left + RANK / 2, top + plan.side / 2, str(answer.rank), ha="center", va="center", weight=weight)
+    for place, (near, similarity) in enumerate(zip(answer.nearest, answer.similarities, strict=True)):
+        x = left + RANK + place * plan.side
+        _picture(figure, plan, x, top, near, look, near == image)
+        middle = x + plan.side / 2
+        _say(figure, plan, middle, top + plan.side + 0.12 * LINE, _number(similarity), ha="center", color="#404040")
+
+
+def _number(similarity: float) -> str:
+    """Two decimals where they say something, in as few letters as fit under a picture."""
+    return f"{similarity:.2f}" if abs(similarity) < 100 else f"{similarity:.0e}"
+
+
+def _picture(figure: Figure, plan: _Plan, left: float, top: float, image: str, look: Look, hit: bool | None) -> None:
+    inner = 0.94 * plan.side  # room between neighbours
+    bottom = plan.height - top - plan.side + (plan.side - inner) / 2
+    box = (left + (plan.side - inner) / 2) / plan.width, bottom / plan.height, inner / plan.width, inner / plan.height
+    axes = figure.add_axes(box)
+    axes.imshow(look(image, round(inner * SHARP)))
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=hit is not None, color=HIT if hit else MISS, linewidth=THICK if hit else THIN)
+
+
+def _say(figure: Figure, plan: _Plan, x: float, y: float, text: str, **look: Any) -> None:
+    about = {"ha": "left", "va": "top", "fontsize": FONT, **look}
+    figure.text(x / plan.width, 1 - y / plan.height, text, parse_math=False, **about)

@@ -1,0 +1,70 @@
+"""Values of several runs as one point of a figure: seeds are averaged first, then subjects; seeds are no subjects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+FEWEST = 3  # subjects: t over two spans everything
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One value, or one array of them, a group of runs.
+
+    Attributes:
+        mean: over subjects, of the mean over seeds.
+        low, high: 95 % interval of it, where there is one.
+        over: what the interval is over: "subjects", "pictures", or None without one.
+        subjects: subject -> its mean over seeds.
+        runs: how many there are.
+    """
+
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64] | None
+    high: NDArray[np.float64] | None
+    over: str | None
+    subjects: dict[int, NDArray[np.float64]]
+    runs: int
+
+
+def pool(values: Sequence[tuple[int, ArrayLike]], intervals: Sequence[ArrayLike] | None = None) -> Pooled:
+    """Average runs: seeds within each subject, then subjects.
+
+    Args:
+        values: (subject, value) a run; arrays have one shape.
+        intervals: (..., 2) a run, low and high over its test pictures.
+
+    Returns:
+        With three subjects or more the interval is Student's t over them. With one it is that over its pictures, which
+        all seeds share: the mean of the seeds' own. With two there is none.
+    """
+    by_subject: dict[int, list[NDArray[np.float64]]] = {}
+    for subject, value in values:
+        by_subject.setdefault(subject, []).append(np.asarray(value, dtype=np.float64))
+    subjects = {subject: np.mean(seeds, axis=0) for subject, seeds in sorted(by_subject.items())}
+    stacked = np.stack(list(subjects.values()))
+    mean, count = stacked.mean(axis=0), len(subjects)
+    if count >= FEWEST:
+        half = stdtrit(count - 1, 0.975) * stacked.std(axis=0, ddof=1) / np.sqrt(count)
+        return Pooled(mean, mean - half, mean + half, "subjects", subjects, len(values))
+    if count == 1 and intervals is not None:
+        low, high = np.moveaxis(np.mean([np.asarray(pair, dtype=np.float64) for pair in intervals], axis=0), -1, 0)
+        return Pooled(mean, low, high, "pictures", subjects, len(values))
+    return Pooled(mean, None, None, None, subjects, len(values))
+
+
+def numbers(values: Sequence[int]) -> str:
+    """The numbers that occur, like ``1-4, 7``."""
+    ordered = sorted(set(values))
+    starts = [value for value in ordered if value - 1 not in ordered]
+    ends = [value for value in ordered if value + 1 not in ordered]
+    return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in zip(starts, ends, strict=True))
+
+
+def interval_said(over: Sequence[str | None]) -> str:
+    """What the intervals of a figure are over, in a few words."""
+    kinds = sorted({kind for kind in over if kind})
+    return f"95 % interval over {' or '.join(kinds)}" if kinds else "no interval: two subjects are too few for one"
