@@ -5,7 +5,18 @@ from pathlib import Path
 import click
 
 from alignvis import __version__
-from alignvis.cli import exchange, looking, pictures, recordings, scores, training
+from alignvis.cli import (
+    comparison,
+    exchange,
+    looking,
+    pictures,
+    recordings,
+    reporting,
+    scores,
+    searching,
+    showing,
+    training,
+)
 from alignvis.cli.options import FOLDER
 from alignvis.terminal import Commands, Screen
 
@@ -44,6 +55,10 @@ for command in (
     pictures.score,
     training.train,
     scores.evaluate,
+    comparison.compare,
+    searching.search,
+    showing.show,
+    reporting.report,
     looking.list_,
     looking.check,
     exchange.export,
