@@ -67,22 +67,22 @@ def bootstrap(
     Raises:
         AlignvisError: when there is nothing to resample, or a value is not finite.
 
-    How often 95 % intervals held the truth about other subjects and images, in 2,000 simulated studies of 200 images
-    each (hits of 0 or 1, subjects and images of varying ease; `tests/test_calibration.py` repeats it):
+    How often 95 % intervals held the truth about other subjects and images, in 10,000 simulated studies of 200 images
+    each (hits of 0 or 1, subjects and images of varying ease; `tests/test_calibration.py` repeats it with fewer):
 
     =============================================  ==========  ==========  ===========
     what is averaged                               3 subjects  4 subjects  10 subjects
     =============================================  ==========  ==========  ===========
-    hits of one encoder                                  87 %        92 %         95 %
-    the same, mean of 5 seeds                            83 %        89 %         93 %
-    the same, and subjects differ twice as much          77 %        83 %         92 %
+    hits of one encoder                                  88 %        91 %         94 %
+    the same, mean of 5 seeds                            83 %        88 %         93 %
+    the same, and subjects differ twice as much          77 %        83 %         91 %
     differences of two encoders                          98 %        98 %         99 %
-    the same, and subjects differ three times more       88 %        90 %         95 %
+    the same, and subjects differ three times more       88 %        91 %         95 %
     =============================================  ==========  ==========  ===========
 
-    So with few subjects it is too short where these differ, as no resample holds a subject that was not measured; there
-    `student` is the safer one. Where hits are mostly luck it is too long, as luck is resampled with both subjects and
-    images. One subject tells nothing of others: 54 %.
+    So it is too short where subjects are few and differ, as no resample holds one that was not measured; `student` over
+    subjects is the safer one there. Where hits are mostly luck it is too long, as luck is resampled with the subjects
+    and again with the images. One subject tells nothing of others: 55 %.
 
     Source: Efron (1979), doi:10.1214/aos/1176344552; subjects and images crossed: Owen (2007),
         doi:10.1214/07-AOAS122.

@@ -1,0 +1,157 @@
+"""Comparisons as a table to read: three lines each, the protocol above each block. Never a p alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from alignvis.comparing.comparisons import block_of
+from alignvis.comparing.values import METRICS, Metric
+
+HEAD = ("A against B", "subjects", "A, B", "A - B", "t over subjects", "Wilcoxon over subjects", "images")
+SIDES = ("first", "second")
+
+
+def comparisons_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay out rows of `compare`, with the protocol above each block."""
+    blocks: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        blocks.setdefault((*block_of(row), row["metric"]), []).append(row)
+    return "\n\n".join(_block(block) for block in blocks.values())
+
+
+def _block(rows: Sequence[dict[str, Any]]) -> str:
+    cells = [tuple([word] for word in HEAD), *(_cells(row) for row in rows)]
+    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(HEAD))]
+    text = []
+    for place, row in enumerate(cells):
+        for line in range(max(map(len, row))):
+            words = [(cell[line] if line < len(cell) else "").ljust(w) for cell, w in zip(row, widths, strict=True)]
+            text.append("  ".join(words).rstrip())
+        if place == 0:
+            text.append("  ".join("-" * width for width in widths))
+        elif place < len(rows):
+            text.append("")
+    return "\n".join([*_protocol(rows), "", *text])
+
+
+def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
+    one, metric = rows[0], METRICS[rows[0]["metric"]]
+    simulated = " (SIMULATED brain)" if one["simulated"] else ""
+    ways = [[_way(row[side]["pool"]) for row in rows[:1]][0] for side in SIDES for row in rows[:1]]
+    recipes = [f"{one[side]['recipe']}, validation by {one[side]['validation']}" for side in SIDES]
+    lines = [
+        f"{one['dataset']}{simulated}: {one['n']} test responses, each the mean of {one['repetitions']} repetitions, "
+        f"among {one['gallery']} pictures",
+        f"{_both(ways)}; recipe {_both(recipes)}",
+        f"{metric.title}: means over seeds, then subjects; chance {_number(one['chance'], metric)}",
+        f"A - B{' in ' + metric.unit if metric.unit else ''}: 95 % interval by bootstrap over subjects and images "
+        f"({one['bootstrap']['resamples']:,} resamples, seed {one['bootstrap']['seed']}); ±: SD over seeds",
+        "p two-sided, after the comma Holm's over the "
+        f"{len(rows)} comparison{'s' * (len(rows) > 1)} of this table. Tests over subjects are about other subjects "
+        "who see these images,",
+        "the one over images (signs of their differences exchanged) about other images seen by these subjects.",
+    ]
+    if min(row["n_subjects"] for row in rows) == 1:
+        lines.append("Of one subject the interval is over images alone, and nothing is said about other subjects.")
+    if 2 <= min(row["n_subjects"] for row in rows) < 5:
+        lines.append("Few subjects: the bootstrap is too short where they differ, and Wilcoxon's p cannot be small.")
+    return lines
+
+
+def _way(pool: Sequence[int]) -> str:
+    return f"trained on the other subjects of {', '.join(map(str, pool))}" if pool else "trained on the same subject"
+
+
+def _both(words: Sequence[str]) -> str:
+    return words[0] if words[0] == words[1] else f"A {words[0]}, B {words[1]}"
+
+
+def _cells(row: dict[str, Any]) -> tuple[list[str], ...]:
+    metric = METRICS[row["metric"]]
+    return (
+        _names(row),
+        [*_counts(row)],
+        [f"{name} {_number(row[side]['mean'], metric)}" for name, side in zip("AB", SIDES, strict=True)],
+        _difference(row, metric),
+        _t(row, metric),
+        _wilcoxon(row),
+        _images(row),
+    )
+
+
+def _names(row: dict[str, Any]) -> list[str]:
+    """What differs stands behind A and B; what both share of brain encoder and features, below."""
+    shown = [key for key in ("encoder", "features", "recipe") if key in row["differs"]] or ["encoder"]
+    pool = "pool" in row["differs"]
+    lines = []
+    for name, side in zip("AB", SIDES, strict=True):
+        words = [str(row[side][key]) for key in shown] if not pool or row["differs"] != ["pool"] else []
+        words += [_way(row[side]["pool"])] if pool else []
+        lines.append(f"{name} {', '.join(words)}")
+    shared = [row["first"][key] for key in ("encoder", "features") if key not in row["differs"]]
+    targets = [row[side]["target"] for side in SIDES]
+    if targets != ["embeddings"] * 2:
+        shared.append(f"learning {_both(targets)}")
+    return [*lines, *([", ".join(shared)] if shared else [])]
+
+
+def _counts(row: dict[str, Any]) -> list[str]:
+    seeds = sorted({len(one["seeds"]) for one in row["subjects"]})
+    span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    images = [] if row["n_images"] == row["n"] else [f"{row['n_images']} images"]
+    return [str(row["n_subjects"]), f"{span} seed{'s' * (seeds[-1] > 1)} each", *images]
+
+
+def _difference(row: dict[str, Any], metric: Metric) -> list[str]:
+    low, high = row["interval"]
+    lines = [
+        _signed(row["difference"], metric),
+        f"({_signed(low, metric)} to {_signed(high, metric)})",
+    ]
+    return [*lines, f"seeds ± {_number(row['seeds_sd'], metric)}"] if row["seeds_sd"] is not None else lines
+
+
+def _t(row: dict[str, Any], metric: Metric) -> list[str]:
+    found = row["t"]
+    if found is None:
+        return ["impossible: one subject"]
+    if found["low"] is None:
+        return [f"t({found['df']}) undefined:", "differences all equal", *([_p(found)] if found["p"] else [])]
+    return [
+        f"t({found['df']}) = {found['t']:.2f}, dz = {found['dz']:.2f}",
+        f"({_signed(found['low'], metric)} to {_signed(found['high'], metric)})",
+        _p(found),
+    ]
+
+
+def _wilcoxon(row: dict[str, Any]) -> list[str]:
+    found = row["wilcoxon"]
+    if found is None:
+        return ["impossible: one subject"]
+    zeros = f", {found['zeros']} zero" if found["zeros"] else ""
+    return [
+        f"W = {found['statistic']:g} of {found['most']:g}{zeros}",
+        f"exact, p at least {_rounded(found['smallest_p'])}",
+        _p(found),
+    ]
+
+
+def _images(row: dict[str, Any]) -> list[str]:
+    found = row["permutation"]
+    how = f"all {found['permutations']:,} signs" if found["exact"] else f"{found['permutations']:,} signs"
+    return [f"{found['n']} of {row['n_images']} differ", how, _p(found)]
+
+
+def _p(found: dict[str, Any]) -> str:
+    return f"p = {_rounded(found['p'])}, {_rounded(found['p_holm'])}"
+
+
+def _rounded(p: float) -> str:
+    return f"{p:.2g}" if p < 0.001 else f"{p:.3f}"
+
+
+def _number(value: float, metric: Metric) -> str:
+    return f"{metric.scale * value:.{1 if metric.scale > 1 else 3}f}"
+
+
+def _signed(value: float, metric: Metric) -> str:
+    return f"{metric.scale * value:+.{1 if metric.scale > 1 else 3}f}"
