@@ -13,9 +13,10 @@ from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.reliability import Correlations, halves, noise_ceiling, of_halves, stepped_up
 from alignvis.retrieval import ranks, similarity
-from alignvis.runs import read_record, working_on
+from alignvis.runs import read_record, stated_path, working_on
 from alignvis.stats import wilson
 
+DRAWS = 20
 HALVES = 5  # random cuts into halves for the reliability of a score; the curve has as many as draws
 NUMBER = (int, float)
 SHARES = ("top1", "top1_low", "top1_high", "top1_sd", "top5", "top5_low", "top5_high", "top5_sd")
@@ -52,7 +53,7 @@ def reliability(asked: Asked, *, draws: int = HALVES, seed: int = 0, progress: P
 
 
 def measure_curve(
-    run: Path, *, draws: int = 20, seed: int = 0, device: str = "cpu", progress: Progress = silent
+    run: Path, *, draws: int = DRAWS, seed: int = 0, device: str = "cpu", progress: Progress = silent
 ) -> dict[str, Any]:
     """Score a trained run on the means of 1, 2, 4, ... and all test repetitions, without training anything.
 
@@ -82,6 +83,33 @@ def measure_curve(
         curve |= about | {"run_seed": record["seed"], "recipe": record["recipe"]["name"]}
         files.write_json(run / "repetitions.json", curve)
     return curve
+
+
+def curve_of(
+    run: Path,
+    *,
+    draws: int | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Read the curve of a run if it is there, and still of its weights and test responses; else measure it.
+
+    Args:
+        draws: none takes any number that there is, and 20 where there is no curve yet.
+        overwrite: measure it in any case.
+
+    Raises:
+        AlignvisError: as `measure_curve` and `read_curve`.
+    """
+    run = Path(run)
+    record = read_record(run)
+    queries = stated_path(run, record["inputs"]["queries"])
+    if not overwrite and queries.is_file():
+        curve = read_curve(run, record, store.fingerprint(queries), draws)
+        if curve is not None:
+            return curve
+    return measure_curve(run, draws=draws or DRAWS, device=device, progress=progress)
 
 
 def read_curve(run: Path, record: dict[str, Any], queries: str, draws: int | None = None) -> dict[str, Any] | None:

@@ -63,7 +63,10 @@ WITHIN_SCORES = {  # what those hold that need not be there
         **{key: int for key in ("size", "draws")},
         **{way: {"top1": NUMBER, "top1_sd": NUMBER} for way in ("brain_to_image", "image_to_brain")},
     },
-    "class_centres": {**DIRECTION, "gallery": int, "table": str, "top1_interval": [NUMBER]},
+    "class_centres": {
+        **{**DIRECTION, **{f"{key}_chance": NUMBER for key in DIRECTION}},
+        **{"gallery": int, "table": str, "top1_interval": [NUMBER], "ranks": [int]},
+    },
 }
 
 

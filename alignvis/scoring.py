@@ -75,9 +75,7 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     scores["class_centres"] = _among_centres(asked)
     small = responses.document["dataset"].startswith("nsd") and size > SUBSET
     scores["subset_galleries"] = subset_galleries(similarities, SUBSET) if small else None
-    # ranks are in the order of the sorted ids, which is the same for all subjects that saw the same pictures
-    order = sorted(range(n), key=responses.test_images.__getitem__)
-    scores["ranks"] = [scores["ranks"][row] for row in order]
+    scores["ranks"] = _by_id(scores["ranks"], responses.test_images)
     scores["images_sha256"] = sha256("\n".join(sorted(responses.test_images)).encode()).hexdigest()
     scores |= {"leakage": asked.leakage, "reliability": reliability(asked, progress=progress)}
     scores["queries_fingerprint"] = store.fingerprint(responses.path)
@@ -131,13 +129,19 @@ def _among_centres(asked: Asked) -> dict[str, Any] | None:
         )
     gallery = asked.image(torch.from_numpy(table.embeddings[store.rows(table, names, asked.responses.path)]))
     targets = torch.tensor([names.index(name) for name in concepts])
-    found = measures(asked.similarities(asked.treated(), gallery), targets)
-    interval = list(wilson(found["top1"], len(targets)))
-    where = os.path.relpath(path, asked.run)
-    return {"gallery": len(names), "table": where, "table_sha256": store.fingerprint(path), **found} | {
-        "top1_interval": interval,
+    places = ranks(asked.similarities(asked.treated(), gallery), targets)
+    found = of_places(places, len(names))
+    table_of = {"table": os.path.relpath(path, asked.run), "table_sha256": store.fingerprint(path)}
+    return {"gallery": len(names), **table_of, **found} | {
+        "top1_interval": list(wilson(found["top1"], len(targets))),
         **{f"{key}_chance": value for key, value in chances(len(names)).items()},
+        "ranks": _by_id(places.tolist(), asked.images),
     }
+
+
+def _by_id(places: Sequence[int], images: Sequence[str]) -> list[int]:
+    """Ranks in the order of the sorted ids, which is the same for all subjects that saw the same pictures."""
+    return [place for _, place in sorted(zip(images, places, strict=True))]
 
 
 def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -> tuple[Tensor, list[str]]:

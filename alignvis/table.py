@@ -1,106 +1,319 @@
-"""Scores as a table to read: a row an encoder, features and subject, and one over subjects."""
+"""Scores as tables to read: a block a protocol, a row an encoder, features and subject, and one over subjects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from alignvis.stats import student, wilson
+from alignvis.stats import bootstrap, wilson
 
-# what must be equal for two scores to stand in one table: like is compared with like
-PROTOCOL = ("dataset", "simulated", "pool", "recipe", "validation", "n", "gallery", "repetitions")
-HEAD = (
-    "brain",
-    "features",
-    "aligned",
-    "subject",
-    "seeds",
-    "top-1 %",
-    "95 % interval",
-    "top-3 %",
-    "top-5 %",
-    "median rank",
-)
+Score = dict[str, Any]
+Subjects = list[list[Score]]  # the seeds of each subject
+
+# what must be equal for two scores to stand in one block: like is compared with like
+PROTOCOL = ("dataset", "simulated", "pool", "validation", "n", "gallery", "repetitions")
+KIND = ("encoder", "features", "aligned", "recipe", "target")  # what a row is of, beside subject and seeds
+TITLES = {key: key for key in (*KIND, "who")} | {"encoder": "brain"}
 
 
-def scores_table(scores: Sequence[dict[str, Any]]) -> str:
-    """Lay out scores, best features first, with the protocol above each block and chance below it."""
-    blocks: dict[tuple, list[dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class Column:
+    """One column: what stands above it, and the cell of a row from all its scores, by subject."""
+
+    title: str
+    cell: Callable[[Subjects], str]
+
+
+def scores_table(scores: Sequence[Score], *, full: bool = False, transductive: bool = False) -> str:
+    """Lay out scores, best first, with the protocol above each block and chance below it, and explain it once.
+
+    Args:
+        scores: as `scoring.score_all` returns them.
+        full: with n-way scores and the other direction, from a picture to the response.
+        transductive: with a block of scores that look at the whole test batch.
+    """
+    blocks: dict[tuple, list[Score]] = {}
     for score in scores:
-        pooled = {*score["trained_on"], score["subject"]} if score["protocol"] == "leave-out" else ()
-        about = score | {"pool": tuple(sorted(pooled))}
-        blocks.setdefault(tuple(about[key] for key in PROTOCOL), []).append(score)
-    return "\n\n".join(_block(dict(zip(PROTOCOL, key, strict=True)), rows) for key, rows in blocks.items())
+        blocks.setdefault(protocol(score), []).append(score)
+    text = [_block(rows, full, transductive) for rows in blocks.values()]
+    return "\n\n".join([*text, _explained(scores)])
 
 
-def _block(about: dict[str, Any], scores: Sequence[dict[str, Any]]) -> str:
-    groups: dict[tuple, dict[int, list[dict[str, Any]]]] = {}
+def protocol(score: Score) -> tuple:
+    """What is equal of scores in one block."""
+    pooled = {*score["trained_on"], score["subject"]} if score["protocol"] == "leave-out" else ()
+    about = score | {"pool": tuple(sorted(pooled))}
+    trials = tuple(sorted((score["trials"] or {}).items()))[:2]
+    return (*(about[key] for key in PROTOCOL), trials)
+
+
+def heading(score: Score, of: str = "") -> str:
+    """What a block is of: the protocol of any of its scores."""
+    simulated = " (SIMULATED brain)" if score["simulated"] else ""
+    pool = protocol(score)[PROTOCOL.index("pool")]
+    way = f"trained on the other subjects of {', '.join(map(str, pool))}" if pool else "trained on the same subject"
+    return (
+        f"{score['dataset']}{simulated}: {score['n']} test responses, each {repetitions(score)}, among "
+        f"{score['gallery']} pictures\n{way}; {of}validation by {score['validation']}"
+    )
+
+
+def repetitions(score: Score) -> str:
+    """Of what a test response is the mean."""
+    count, trials = score["repetitions"], score["trials"]
+    if count == 1 and trials:
+        low, high = trials["min"], trials["max"]
+        return (
+            "a single trial"
+            if high == 1
+            else f"the mean of {low} to {high} trials"
+            if low < high
+            else (f"the mean of {high} trials")
+        )
+    return "a single repetition" if count == 1 else f"the mean of {count} repetitions"
+
+
+def _block(scores: Sequence[Score], full: bool, transductive: bool) -> str:
+    differ = [key for key in KIND if key in KIND[:3] or len({score[key] for score in scores}) > 1]
+    same = {"recipe": "recipe {}; ", "target": "learned {}; "}
+    if scores[0]["target"] == "embeddings":
+        same.pop("target")
+    of = "".join(text.format(scores[0][key]) for key, text in same.items() if key not in differ)
+    lines = [heading(scores[0], of), "", *table(scores, differ, MAIN), _chance(scores[0])]
+    if any(score["subset_galleries"] for score in scores):
+        small = [score for score in scores if score["subset_galleries"]]
+        about = small[0]["subset_galleries"]
+        lines += [
+            "",
+            f"{about['size']}-way, another and easier question: {about['draws']} galleries of {about['size']} ",
+        ]
+        lines[-1] += "of the pictures drawn, and the responses to these"
+        lines += ["", *table(small, differ, SMALL), f"chance: {about['chance']:.2%}"]
+    if any(score["class_centres"] for score in scores):
+        lines += _centres([score for score in scores if score["class_centres"]], differ)
+    if full:
+        ways = sorted({int(way) for score in scores for way in score["n_way"]})
+        columns = [Column(f"{way}-way %", _mean(lambda s, way=way: s["n_way"][str(way)])) for way in ways]
+        lines += ["", "n-way: the right picture against n - 1 others, mean over all ways to draw these", ""]
+        lines += [*table(scores, differ, columns), "chance: one in n"]
+        lines += ["", "from a picture to the response, among the responses", "", *table(scores, differ, BACK)]
+        lines += [_chance(scores[0])]
+    if transductive:
+        lines += ["", "TRANSDUCTIVE: looks at the whole test batch; not to be compared with the scores above", ""]
+        lines += table(scores, differ, WHOLE_BATCH)
+    return "\n".join(lines)
+
+
+def _centres(scores: Sequence[Score], differ: Sequence[str]) -> list[str]:
+    one = scores[0]["class_centres"]
+    lines = [
+        "",
+        f"among {one['gallery']} class centres: means over other pictures of the concepts, not the pictures shown",
+    ]
+    inner = [score | score["class_centres"] | {"n": score["n"]} for score in scores]
+    return [*lines, "", *table(inner, differ, MAIN), _chance(inner[0])]
+
+
+def table(scores: Sequence[Score], differ: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    """Lines of a table: a row a kind of run and subject, best kind first, and one over its subjects.
+
+    Args:
+        differ: of `KIND`, what tells rows apart.
+        columns: what is said of each.
+    """
+    groups: dict[tuple, dict[int, list[Score]]] = {}
     for score in scores:
-        key = (score["encoder"], score["features"], score["aligned"])
-        groups.setdefault(key, {}).setdefault(score["subject"], []).append(score)
-    ordered = sorted(groups.items(), key=lambda item: -np.mean([s["top1"] for rows in item[1].values() for s in rows]))
-    lines = [HEAD]
-    for (encoder, features, aligned), subjects in ordered:
-        label = (encoder, features, "yes" if aligned else "no")
-        for subject, rows in sorted(subjects.items()):
-            lines.append((*label, str(subject), str(len(rows)), *_cells(rows)))
+        groups.setdefault(tuple(score[key] for key in differ), {}).setdefault(score["subject"], []).append(score)
+    ordered = sorted(groups.items(), key=lambda item: -_value(list(item[1].values()), lambda score: score["top1"]))
+    rows = [(*(TITLES[key] for key in differ), "subject", "seeds", *(column.title for column in columns))]
+    for key, subjects in ordered:
+        label = tuple({True: "yes", False: "no"}.get(value, str(value)) for value in key)
+        for subject, seeds in sorted(subjects.items()):
+            rows.append((*label, str(subject), str(_seeds(seeds)), *(column.cell([seeds]) for column in columns)))
         if len(subjects) > 1:
-            lines.append((*label, f"all {len(subjects)}", "", *_over_subjects(list(subjects.values()))))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    simulated = " (SIMULATED brain)" if about["simulated"] else ""
-    one = scores[0]
+            all_of = list(subjects.values())
+            counts = sorted({_seeds(seeds) for seeds in all_of})
+            seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            rows.append((*label, f"all {len(subjects)}", seeds, *(column.cell(all_of) for column in columns)))
+    return lay_out(rows)
+
+
+def _seeds(scores: Sequence[Score]) -> int:
+    """How many seeds the scores of one subject are of; a committee has several in one score."""
+    return sum(len(score["seeds"]) if "seeds" in score else 1 for score in scores)
+
+
+def lay_out(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns side by side, with a line below the first row."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [text[0], "  ".join("-" * width for width in widths), *text[1:]]
+
+
+def _chance(score: Score) -> str:
+    return (
+        f"chance: top-1 {score['top1_chance']:.1%}, top-5 {score['top5_chance']:.1%}, "
+        f"median rank {score['median_rank_chance']:g}, MRR {score['mrr_chance']:.3f}, 2-way 50%"
+    )
+
+
+def _explained(scores: Sequence[Score]) -> str:
+    """What the columns mean, as far as they are there."""
+    subjects = {(protocol(score), *(score[key] for key in KIND)): set() for score in scores}
+    for score in scores:
+        subjects[(protocol(score), *(score[key] for key in KIND))].add(score["subject"])
+    several = any(len(found) > 1 for found in subjects.values())
+    over = "; of 'all': bootstrap over subjects and pictures" if several else ""
+    return (
+        f"intervals: 95 %, Wilson over the test pictures, at the mean over seeds{over}; seed SD: of top-1, in points, "
+        "never in the interval; MRR: mean of one over the rank; 2-way: against one other picture"
+    )
+
+
+def curve_table(curve: dict[str, Any]) -> str:
+    """Lay out a curve of `repetitions.measure_curve`."""
+    rows = [("repetitions", "top-1 %", "95 % interval", "SD over draws", "top-5 %", "reliability")]
+    for place, count in enumerate(curve["repetitions"]):
+        reliability, spread = curve["reliability"][place], curve["top1_sd"][place]
+        low, high = curve["top1_low"][place], curve["top1_high"][place]
+        rows.append(
+            (
+                str(count),
+                f"{100 * curve['top1'][place]:.1f}",
+                shown_interval((low, high)),
+                "-" if count == curve["repetitions"][-1] else f"{100 * spread:.1f}",
+                f"{100 * curve['top5'][place]:.1f}",
+                "-" if reliability is None else f"{reliability:.3f}",
+            )
+        )
+    simulated = " (SIMULATED brain)" if curve.get("simulated") else ""
     return "\n".join(
         [
-            f"{about['dataset']}{simulated}: {about['n']} test responses, "
-            f"each the mean of {about['repetitions']} repetitions, among {about['gallery']} pictures",
-            f"{_way(about['pool'])}; recipe {about['recipe']}, validation by {about['validation']}",
-            "± SD over seeds ('all': over subjects); intervals: Wilson over images ('all': t over subjects)",
+            f"means of so many of the test repetitions{simulated}: {curve['n']} test responses among "
+            f"{curve['gallery']} pictures, mean of {curve['draws']} draws",
             "",
-            *text,
-            f"chance: top-1 {one['top1_chance']:.1%}, top-3 {one['top3_chance']:.1%}, top-5 {one['top5_chance']:.1%}, "
-            f"median rank {one['median_rank_chance']:g}",
+            *lay_out(rows),
+            f"chance: top-1 {curve['chance']:.1%}; intervals: Wilson over the test pictures; reliability: of what the "
+            "decoder reads, split halves with Spearman-Brown, the highest correlation being its root",
         ]
     )
 
 
-def _way(pool: Sequence[int]) -> str:
-    if not pool:
-        return "trained on the same subject"
-    return f"trained on the other subjects of {', '.join(map(str, pool))}"
+def committee_table(committees: Sequence[dict[str, Any]]) -> str:
+    """Lay out what `committee.committees` returns: the committee, and beside it its best member by validation."""
+    blocks: dict[tuple, list[dict[str, Any]]] = {}
+    for one in committees:
+        blocks.setdefault(protocol(one), []).append(one)
+    text = []
+    for rows in blocks.values():
+        lines = [heading(rows[0]), ""]
+        lines += table([row for one in rows for row in (one, *one["beside"])], ("who",), MAIN)
+        for one in sorted(rows, key=lambda one: one["subject"]):
+            lines.append(f"members, subject {one['subject']}, seeds {', '.join(map(str, one['seeds']))}:")
+            for place, member in enumerate(one["members"]):
+                of = f" [{member['target']}]" if member["target"] != "embeddings" else ""
+                lines.append(
+                    f"  {member['encoder']}, {member['features']}{of}, {member['recipe']}: held-out MRR "
+                    f"{member['held_out_mrr']:.3f}, of the committee so far {one['held_out_mrr'][place]:.3f}"
+                )
+            lines.append(f"  chosen among {one['candidates']}, on {one['held_out']} held-out training images a seed")
+        text.append("\n".join([*lines, _chance(rows[0])]))
+    said = (
+        "committee: mean of similarities of which every response's own mean was taken off and which were divided by "
+        "their SD; seeds are averaged, the rest is chosen on held-out training images, never on the test"
+    )
+    return "\n\n".join([*text, said])
 
 
-def _cells(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """One subject: seeds share the images, so the interval is over images at the mean over seeds."""
-    top1 = [row["top1"] for row in rows]
-    low, high = wilson(float(np.mean(top1)), rows[0]["n"])
-    return (
-        *_shares(top1, (low, high), [r["top3"] for r in rows], [r["top5"] for r in rows]),
-        _rank([r["median_rank"] for r in rows]),
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _value(subjects: Subjects, get: Callable[[Score], float]) -> float:
+    """Mean over subjects of the mean over seeds."""
+    return float(np.mean([np.mean([get(score) for score in seeds]) for seeds in subjects]))
+
+
+def _mean(get: Callable[[Score], float], form: Callable[[float], str] = lambda share: f"{100 * share:.1f}") -> Any:
+    return lambda subjects: form(_value(subjects, get))
+
+
+def interval(subjects: Subjects) -> tuple[float, float] | None:
+    """Of top-1: Wilson's over images for one subject, at the mean over its seeds; over several by bootstrap.
+
+    None where every response of every subject was right, or none was: that does not tell how others differ.
+    """
+    if len(subjects) == 1:
+        return wilson(_value(subjects, lambda score: score["top1"]), subjects[0][0]["n"])
+    hits = [np.mean([np.array(score["ranks"]) == 1 for score in seeds], axis=0) for seeds in subjects]
+    if len({share for one in hits for share in one.tolist()}) == 1:
+        return None
+    same = len({score["images_sha256"] for seeds in subjects for score in seeds}) == 1
+    return bootstrap(np.stack(hits) if same else hits)
+
+
+def seed_spread(subjects: Subjects) -> float | None:
+    """Standard deviation of top-1 over seeds, of several subjects that of their mean; none where there is one seed."""
+    by_seed = [{score["seed"]: score["top1"] for score in seeds} for seeds in subjects]
+    seeds = set.intersection(*(set(found) for found in by_seed))
+    if len(seeds) < 2 or any(set(found) != seeds for found in by_seed):
+        return None
+    return float(np.std([np.mean([found[seed] for found in by_seed]) for seed in sorted(seeds)], ddof=1))
+
+
+def shown_interval(found: tuple[float, float] | None) -> str:
+    return "-" if found is None else f"{100 * found[0]:.1f} to {100 * found[1]:.1f}"
+
+
+def _spread_cell(subjects: Subjects) -> str:
+    spread = seed_spread(subjects)
+    return "-" if spread is None else f"{100 * spread:.1f}"
+
+
+def _draws(way: str) -> tuple[Column, Column]:
+    def spread(subjects: Subjects) -> str:
+        return f"{100 * _value(subjects, lambda score: score['subset_galleries'][way]['top1_sd']):.1f}"
+
+    title = way.replace("_", " ").replace("to brain", "to response").replace("image", "picture")
+    return Column(f"{title}, top-1 %", _mean(lambda score: score["subset_galleries"][way]["top1"])), Column(
+        "SD over draws", spread
     )
 
 
-def _over_subjects(subjects: Sequence[Sequence[dict[str, Any]]]) -> tuple[str, ...]:
-    means = {
-        key: [float(np.mean([row[key] for row in rows])) for rows in subjects]
-        for key in ("top1", "top3", "top5", "median_rank")
-    }
-    count = len(subjects)
-    if count < 3 or len(set(means["top1"])) == 1:  # t over two subjects spans everything, over equal ones nothing
-        return (*_shares(means["top1"], None, means["top3"], means["top5"]), _rank(means["median_rank"]))
-    return (*_shares(means["top1"], student(means["top1"]), means["top3"], means["top5"]), _rank(means["median_rank"]))
+def _matched(subjects: Subjects) -> str:
+    found = [score["transductive"]["one_to_one"] for seeds in subjects for score in seeds]
+    if not all(found):
+        return "-"
+    return _mean(lambda score: score["transductive"]["one_to_one"]["top1"])(subjects)
 
 
-def _shares(top1: Sequence[float], interval: tuple[float, float] | None, *others: Sequence[float]) -> tuple[str, ...]:
-    text = "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-    return (_spread(top1), text, *(_spread(other) for other in others))
+def _rank(rank: float) -> str:
+    return f"{rank:.3g}"
 
 
-def _spread(shares: Sequence[float]) -> str:
-    spread = f" ± {100 * np.std(shares, ddof=1):.1f}" if len(shares) > 1 else ""
-    return f"{100 * np.mean(shares):.1f}{spread}"
+def _mrr(value: float) -> str:
+    return f"{value:.3f}"
 
 
-def _rank(medians: Sequence[float]) -> str:
-    return f"{np.mean(medians):.3g}"
+MAIN = (
+    Column("top-1 %", _mean(lambda score: score["top1"])),
+    Column("95 % interval", lambda subjects: shown_interval(interval(subjects))),
+    Column("seed SD", _spread_cell),
+    Column("top-5 %", _mean(lambda score: score["top5"])),
+    Column("median rank", _mean(lambda score: score["median_rank"], _rank)),
+    Column("MRR", _mean(lambda score: score["mrr"], _mrr)),
+    Column("2-way %", _mean(lambda score: score["pairwise"])),
+)
+BACK = (
+    Column("top-1 %", _mean(lambda score: score["image_to_brain"]["top1"])),
+    Column("top-5 %", _mean(lambda score: score["image_to_brain"]["top5"])),
+    Column("median rank", _mean(lambda score: score["image_to_brain"]["median_rank"], _rank)),
+    Column("MRR", _mean(lambda score: score["image_to_brain"]["mrr"], _mrr)),
+    Column("2-way %", _mean(lambda score: score["image_to_brain"]["pairwise"])),
+)
+SMALL = (*_draws("brain_to_image"), *_draws("image_to_brain"))
+WHOLE_BATCH = (
+    Column("CSLS top-1 %", _mean(lambda score: score["transductive"]["csls"]["top1"])),
+    Column("CSLS top-5 %", _mean(lambda score: score["transductive"]["csls"]["top5"])),
+    Column("one-to-one top-1 %", _matched),
+)

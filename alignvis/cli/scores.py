@@ -12,9 +12,24 @@ from alignvis.terminal import Screen
 @click.command(name="eval")
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Score runs again that have a score.")
+@click.option("--full", is_flag=True, help="Show n-way scores too, and those from a picture to the response.")
+@click.option("--transductive", is_flag=True, help="Show, apart, scores that look at the whole test batch.")
+@click.option("--curve", is_flag=True, help="Score means of 1, 2, 4, ... test repetitions too, of each run.")
+@click.option("--draws", type=click.IntRange(1, 10_000), help="Draws of repetitions of --curve.  [default: 20]")
+@click.option("--committee", is_flag=True, help="Let runs answer together; members are chosen on training images.")
 @DEVICE
 @click.pass_obj
-def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: str) -> None:
+def evaluate(
+    screen: Screen,
+    runs: tuple[Path, ...],
+    overwrite: bool,
+    full: bool,
+    transductive: bool,
+    curve: bool,
+    draws: int | None,
+    committee: bool,
+    device: str,
+) -> None:
     """Score RUNS by retrieval of the test images.
 
     Without RUNS: all in ROOT/runs. Runs that have a score are read.
@@ -22,6 +37,8 @@ def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: st
     from alignvis.scoring import score_all
     from alignvis.table import scores_table
 
+    if draws and not curve:
+        raise click.UsageError("--draws is of the repetitions of --curve; add --curve, or leave it out")
     broken: list[AlignvisError] = []
     scores = score_all(
         screen.root,
@@ -36,6 +53,36 @@ def evaluate(screen: Screen, runs: tuple[Path, ...], overwrite: bool, device: st
         for score in scores:
             screen.result(score, "")
     elif scores:
-        click.echo(scores_table(scores))
+        click.echo(scores_table(scores, full=full, transductive=transductive))
+    if curve:
+        _curves(screen, [Path(score["run"]) for score in scores], draws, overwrite, device, broken)
+    if committee:
+        _committees(screen, [Path(score["run"]) for score in scores], device)
     if broken:
         raise AlignvisError(f"{broken[0]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""))
+
+
+def _curves(
+    screen: Screen, runs: list[Path], draws: int | None, overwrite: bool, device: str, broken: list[AlignvisError]
+) -> None:
+    from alignvis.repetitions import curve_of
+    from alignvis.table import curve_table
+
+    for run in runs:
+        try:
+            found = curve_of(run, draws=draws, overwrite=overwrite, device=device, progress=screen.bar())
+            screen.result({"run": str(run), "curve": found}, f"\n{run}\n{curve_table(found)}")
+        except AlignvisError as error:
+            broken.append(error)
+
+
+def _committees(screen: Screen, runs: list[Path], device: str) -> None:
+    from alignvis.committee import committees
+    from alignvis.table import committee_table
+
+    found = committees(runs, device=device, say=screen.say, progress=screen.bar())
+    if screen.as_json:
+        for one in found:
+            screen.result(one, "")
+    elif found:
+        click.echo(f"\n{committee_table(found)}")
