@@ -1,0 +1,36 @@
+"""Which run is the same as another but for the human alignment of its image encoder."""
+
+from pathlib import Path
+from typing import Any
+
+from alignvis.errors import AlignvisError
+from alignvis.runs import all_runs, read_record
+
+SAME = ("dataset", "protocol", "subject", "trained_on", "encoder", "seed")
+
+
+def twin_run(run: Path) -> Path | None:
+    """Find the run beside this one that differs from it in nothing but the alignment of the image encoder.
+
+    Equal are dataset, protocol, subjects, brain encoder, seed, and the recipe with its name and target; the image
+    encoder of one names that of the other as its twin.
+
+    Returns:
+        Its folder, or None if there is none; runs that cannot be read are passed over.
+    """
+    run = Path(run).resolve()
+    record = read_record(run)
+    for other in all_runs(run.parent.parent):
+        if other.resolve() == run:
+            continue
+        try:
+            if _twins(record, read_record(other)):
+                return other
+        except AlignvisError:
+            continue
+    return None
+
+
+def _twins(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    related = one["features"] == other["twin"] or other["features"] == one["twin"]
+    return related and one["recipe"] == other["recipe"] and all(one[key] == other[key] for key in SAME)
