@@ -17,7 +17,7 @@ from alignvis.progress import Progress, silent
 FOLDS = 5
 # Penalties, each times the number of images fitted on: a feature that varies with all others together weighs up to
 # the number of features, one of nothing but rounding about zero.
-ALPHAS = tuple(10.0 ** (step / 2) for step in range(-8, 9))
+ALPHAS = tuple(10.0**step for step in range(-4, 5))
 IMAGES = 256  # at a time, of those trained on
 
 # rows of the training images -> (rows, targets) float32, means over repetitions
@@ -52,7 +52,8 @@ class Side:
         mean: (dim,) of their features.
         vectors: (dim, dim) float32, eigenvectors of the features' products X'X, X centred, in columns.
         values: (dim,) eigenvalues.
-        held: (dim, dim) float32, products of the features of the images held out, centred likewise, in that basis.
+        held: (at most dim, dim) float32, what has the same products as the features of the images held out, centred
+            likewise, in that basis: the squares of predictions sum to those of ``held @ weights``.
     """
 
     count: int
@@ -113,8 +114,8 @@ def design(features: NDArray[np.floating], folds: NDArray[np.int64], progress: P
         middle = -held.sum(axis=0) / fitted  # as all of them sum to zero
         gram = products - held.T @ held - fitted * np.outer(middle, middle)
         values, vectors = np.linalg.eigh(gram)
-        turned = (held - middle) @ vectors
-        narrow = (vectors.astype(np.float32), values.clip(min=0), (turned.T @ turned).astype(np.float32))
+        triangle = np.linalg.qr((held - middle) @ vectors, mode="r")  # as few rows as will do
+        narrow = (vectors.astype(np.float32), values.clip(min=0), triangle.astype(np.float32))
         sides.append(Side(fitted, middle, *narrow))
         progress(fold + 1, count + 1, "decomposing features")
     each = tuple(np.flatnonzero(folds == fold) for fold in range(count))
@@ -168,7 +169,7 @@ def fit(
         null += error
         for place, alpha in enumerate(alphas):
             weights = fitted / (side.values + alpha * side.count).astype(np.float32)[:, None]
-            loss[place] += error + (weights * (side.held @ weights - 2 * held)).sum(axis=0, dtype=np.float64)
+            loss[place] += error + _squares(side.held @ weights) - 2 * np.einsum("dt,dt->t", weights, held)
         progress(fold + 1, len(made.rows), "choosing penalties")
     best = loss.argmin(axis=0)
     chosen = np.asarray(alphas)[best]
@@ -178,6 +179,10 @@ def fit(
     with np.errstate(invalid="ignore", divide="ignore"):
         explained = np.where(null > 0, 1 - loss.min(axis=0) / null, np.nan)
     return Encoding(whole.vectors @ turned, mean + shift, chosen, explained)
+
+
+def _squares(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.einsum("it,it->t", values, values).astype(np.float64)
 
 
 def _outer(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -201,7 +206,7 @@ def _moments(
             block = block - shift.astype(np.float32)
             products[fold] += made.features[some].T @ block
             sums[fold] += block.sum(axis=0, dtype=np.float64)
-            squares[fold] += np.einsum("it,it->t", block, block, dtype=np.float64)
+            squares[fold] += _squares(block)
             done += len(some)
             progress(done, total, "reading training responses")
     return products, sums, squares, shift.astype(np.float32).astype(np.float64)

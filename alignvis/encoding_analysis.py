@@ -230,7 +230,7 @@ def _design(
 def _predicted(
     study: Study, table: Features, place: int, made: Design, alphas: Sequence[float], progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Predictions of the test images, (images, targets), and the penalty and the held-out variance explained of each."""
+    """Predictions of the test images, (images, targets); the penalty and the held-out variance explained of each."""
     recording = study.responses[place]
     unseen = embeddings_of(study, table, study.images, recording.path)
     samples = _samples(study, recording.train)

@@ -12,11 +12,11 @@ from alignvis.study import (
     Study,
     about_features,
     embeddings_of,
+    halved_responses,
     listed,
+    mean_responses,
     provenance,
     stepped_up,
-    halved_responses,
-    mean_responses,
     twins,
 )
 

@@ -15,6 +15,7 @@ from alignvis.cli import (
     scores,
     searching,
     showing,
+    similarities,
     training,
 )
 from alignvis.cli.options import FOLDER
@@ -59,6 +60,8 @@ for command in (
     searching.search,
     showing.show,
     reporting.report,
+    similarities.rsa,
+    similarities.encode,
     looking.list_,
     looking.check,
     exchange.export,

@@ -1,0 +1,173 @@
+"""Recordings against embeddings without a decoder: `rsa`, `encode`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from alignvis.cli.options import NUMBERS
+from alignvis.errors import AlignvisError
+from alignvis.terminal import Screen
+
+if TYPE_CHECKING:
+    from alignvis.study import Study
+
+METRICS = click.Choice(["pearson", "cosine", "euclidean"])
+SHARED = (
+    click.option("--subject", "subjects", type=NUMBERS, required=True, help="Subjects, like 1 or 1-10."),
+    click.option("--dataset", help="Folder in ROOT/responses.  [default: the only one with these subjects]"),
+    click.option(
+        "--features",
+        "features",
+        multiple=True,
+        metavar="ID",
+        help="Image encoder, any number of times.  [default: every table that fits, so an aligned one and its twin]",
+    ),
+    click.option("--target", default="embeddings", show_default=True, help="Tensor to take, like layer.6.patches."),
+    click.option("--channels", default="all", show_default=True, help="all, occipital, or names like O1,Oz,O2."),
+    click.option("--window", default="all", show_default=True, help="all, or seconds like 0:0.6."),
+    click.option(
+        "--draws", type=click.IntRange(100, 100_000), default=1000, show_default=True, help="Of the bootstrap."
+    ),
+    click.option("--permutations", type=click.IntRange(100, 100_000), default=1000, show_default=True),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+    click.option(
+        "--out",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Figure to write: .png, .svg or .pdf; the numbers lie beside it.  [default: in ROOT/results]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace a result that is there."),
+)
+
+
+def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(SHARED):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_shared
+@click.option("--metric", type=METRICS, default="pearson", show_default=True, help="Of brains, over channels.")
+@click.option("--embedding-metric", type=METRICS, default="pearson", show_default=True, help="Of embeddings.")
+@click.pass_obj
+def rsa(
+    screen: Screen,
+    subjects: tuple[int, ...],
+    dataset: str | None,
+    features: tuple[str, ...],
+    target: str,
+    channels: str,
+    window: str,
+    draws: int,
+    permutations: int,
+    seed: int,
+    out: Path | None,
+    overwrite: bool,
+    metric: str,
+    embedding_metric: str,
+) -> None:
+    """Correlate how brains and embeddings tell the test pictures apart, over time.
+
+    Representational similarity analysis on the test images, which have the most repetitions: Spearman's correlation of
+    dissimilarity matrices at every time, with noise ceiling, bootstrap interval, and p corrected for all times. Nothing
+    is fitted. Nili et al. (2014), doi:10.1371/journal.pcbi.1003553.
+    """
+    from alignvis import files
+    from alignvis.figures.similarity import draw_rsa
+    from alignvis.figures.style import save
+    from alignvis.similarity_analysis import similarity_over_time
+    from alignvis.similarity_table import rsa_table
+    from alignvis.study import open_study
+
+    study = open_study(
+        screen.root, subjects, dataset=dataset, features=features, target=target, channels=channels, window=window
+    )
+    figure = _place(screen.root, "rsa", study, out, overwrite, [".json"])
+    result = similarity_over_time(
+        study,
+        metric=metric,
+        embedding_metric=embedding_metric,
+        draws=draws,
+        permutations=permutations,
+        seed=seed,
+        progress=screen.bar(),
+    )
+    screen.close()
+    files.write_json(figure.with_suffix(".json"), result)
+    save(draw_rsa(result), figure)
+    screen.result({**result, "figure": str(figure)}, rsa_table(result))
+    screen.say(f"wrote {figure.with_suffix('.json')} and drew {figure}")
+    screen.following(f"encode {_same(subjects, dataset, features)}")
+
+
+@click.command()
+@_shared
+@click.pass_obj
+def encode(
+    screen: Screen,
+    subjects: tuple[int, ...],
+    dataset: str | None,
+    features: tuple[str, ...],
+    target: str,
+    channels: str,
+    window: str,
+    draws: int,
+    permutations: int,
+    seed: int,
+    out: Path | None,
+    overwrite: bool,
+) -> None:
+    """Predict responses from embeddings: the way back, channel by channel.
+
+    Ridge regression fitted to the training images, a penalty for each channel and time chosen by cross-validation over
+    concepts; predictions are correlated with the mean responses to the test images, beside the noise ceiling.
+    """
+    from alignvis import files, store
+    from alignvis.encoding_analysis import as_tensors, maps_document
+    from alignvis.encoding_analysis import encode as encoded
+    from alignvis.figures.similarity import draw_encoding
+    from alignvis.figures.style import save
+    from alignvis.memory import keep_freed_memory
+    from alignvis.runs import save_tensors
+    from alignvis.similarity_table import encoding_table
+    from alignvis.study import open_study
+
+    keep_freed_memory()
+    study = open_study(
+        screen.root, subjects, dataset=dataset, features=features, target=target, channels=channels, window=window
+    )
+    figure = _place(screen.root, "encoding", study, out, overwrite, [".json", ".safetensors"])
+    result, maps = encoded(study, draws=draws, permutations=permutations, seed=seed, progress=screen.bar())
+    screen.close()
+    beside = figure.with_suffix(".safetensors")
+    save_tensors(as_tensors(maps), beside, maps_document(result))
+    result |= {"maps": beside.name, "maps_sha256": store.fingerprint(beside)}
+    files.write_json(figure.with_suffix(".json"), result)
+    save(draw_encoding(result, maps), figure)
+    screen.result({**result, "figure": str(figure)}, encoding_table(result))
+    screen.say(f"wrote {figure.with_suffix('.json')} and its maps {beside}, and drew {figure}")
+    screen.following(f"rsa {_same(subjects, dataset, features)}")
+
+
+def _place(root: Path, what: str, study: "Study", out: Path | None, overwrite: bool, beside: Sequence[str]) -> Path:
+    """Where the figure will lie; what is there already is told before anything is computed."""
+    if out is None:
+        folder = study.responses[0].path.parent.name
+        subjects = "-".join(f"{number:02d}" for number in study.subjects)
+        chosen = "" if study.target == "embeddings" else f"_{study.target}"
+        out = root / "results" / f"{what}_{folder}_sub-{subjects}{chosen}.png"
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise AlignvisError(f"{out} is no name for a figure; let it end in .png, .svg or .pdf")
+    for path in (out, *(out.with_suffix(ending) for ending in beside)):
+        if path.exists() and not overwrite:
+            raise AlignvisError(f"{path} is there already; replace it with --overwrite, or choose another --out")
+    return out
+
+
+def _same(subjects: Sequence[int], dataset: str | None, features: Sequence[str]) -> str:
+    """The same choice again, for the next command."""
+    numbers = ",".join(map(str, subjects))
+    chosen = [f"--subject {numbers}", *([f"--dataset {dataset}"] if dataset else [])]
+    return " ".join([*chosen, *(f"--features {name}" for name in features)])
