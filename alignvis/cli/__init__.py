@@ -8,6 +8,7 @@ from alignvis import __version__
 from alignvis.cli import (
     comparison,
     exchange,
+    explaining,
     looking,
     pictures,
     recordings,
@@ -58,6 +59,7 @@ for command in (
     scores.evaluate,
     comparison.compare,
     searching.search,
+    explaining.explain,
     showing.show,
     reporting.report,
     similarities.rsa,
