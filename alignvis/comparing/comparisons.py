@@ -88,8 +88,6 @@ def compare(
     if (first is None) != (second is None):
         raise AlignvisError(f"{first or second!r} alone cannot be compared; name two, or none for all aligned encoders")
     groups, unscored = _groups(Path(root), first, second, broken)
-    if unscored:
-        say(_not_scored(Path(root), unscored))
     values: dict[Path, Values | None] = {}
     wanted = {run.run: run for group in groups for pair in group.pairs for run in pair}
     for done, (path, run) in enumerate(wanted.items(), start=1):
@@ -108,6 +106,8 @@ def compare(
             rows.append(_about(group, pairs, metric, left_out))
             rows[-1] |= _statistics(rows[-1], pairs, values, resamples, permutations, seed)
         progress(done, len(groups), "comparing")
+    if rows and unscored:
+        say(f"note: {_not_scored(Path(root), unscored)}")
     if not rows:
         raise AlignvisError(_nothing(Path(root), first, second, unscored, [len(group.pairs) for group in groups]))
     _adjust(rows)

@@ -1,12 +1,14 @@
 """Comparisons as a table to read: three lines each, the protocol above each block. Never a p alone."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from alignvis.comparing.comparisons import block_of
 from alignvis.comparing.values import METRICS, Metric
 
-HEAD = ("A against B", "subjects", "A, B", "A - B", "t over subjects", "Wilcoxon over subjects", "images")
+HEAD = ("A against B", "n", "mean", "A - B", "t over subjects", "Wilcoxon, subjects", "signs over images")
+WIDTH = 110  # of what stands above a table
 SIDES = ("first", "second")
 
 
@@ -36,25 +38,25 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
 def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
     one, metric = rows[0], METRICS[rows[0]["metric"]]
     simulated = " (SIMULATED brain)" if one["simulated"] else ""
-    ways = [[_way(row[side]["pool"]) for row in rows[:1]][0] for side in SIDES for row in rows[:1]]
+    ways = [_way(one[side]["pool"]) for side in SIDES]
     recipes = [f"{one[side]['recipe']}, validation by {one[side]['validation']}" for side in SIDES]
     lines = [
         f"{one['dataset']}{simulated}: {one['n']} test responses, each the mean of {one['repetitions']} repetitions, "
         f"among {one['gallery']} pictures",
         f"{_both(ways)}; recipe {_both(recipes)}",
         f"{metric.title}: means over seeds, then subjects; chance {_number(one['chance'], metric)}",
-        f"A - B{' in ' + metric.unit if metric.unit else ''}: 95 % interval by bootstrap over subjects and images "
-        f"({one['bootstrap']['resamples']:,} resamples, seed {one['bootstrap']['seed']}); ±: SD over seeds",
-        "p two-sided, after the comma Holm's over the "
-        f"{len(rows)} comparison{'s' * (len(rows) > 1)} of this table. Tests over subjects are about other subjects "
-        "who see these images,",
-        "the one over images (signs of their differences exchanged) about other images seen by these subjects.",
+        f"A - B{' in ' + metric.unit if metric.unit else ''}; ± is the SD over seeds; in brackets 95 % intervals, of t "
+        "by t, else by bootstrap over subjects and images "
+        f"({one['bootstrap']['resamples']:,} resamples, seed {one['bootstrap']['seed']})",
+        f"p: two-sided, and by Holm over the {len(rows)} comparison{'s' * (len(rows) > 1)} of this table. Tests over "
+        "subjects are about other subjects who see these images, the one over images (the signs of their differences "
+        "exchanged) about other images seen by these subjects.",
     ]
     if min(row["n_subjects"] for row in rows) == 1:
         lines.append("Of one subject the interval is over images alone, and nothing is said about other subjects.")
     if 2 <= min(row["n_subjects"] for row in rows) < 5:
         lines.append("Few subjects: the bootstrap is too short where they differ, and Wilcoxon's p cannot be small.")
-    return lines
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH)]
 
 
 def _way(pool: Sequence[int]) -> str:
@@ -70,7 +72,7 @@ def _cells(row: dict[str, Any]) -> tuple[list[str], ...]:
     return (
         _names(row),
         [*_counts(row)],
-        [f"{name} {_number(row[side]['mean'], metric)}" for name, side in zip("AB", SIDES, strict=True)],
+        [_mean(row[side], metric) for side in SIDES],
         _difference(row, metric),
         _t(row, metric),
         _wilcoxon(row),
@@ -96,9 +98,18 @@ def _names(row: dict[str, Any]) -> list[str]:
 
 def _counts(row: dict[str, Any]) -> list[str]:
     seeds = sorted({len(one["seeds"]) for one in row["subjects"]})
-    span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    images = [] if row["n_images"] == row["n"] else [f"{row['n_images']} images"]
-    return [str(row["n_subjects"]), f"{span} seed{'s' * (seeds[-1] > 1)} each", *images]
+    span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+    count = row["n_subjects"]
+    return [
+        f"{count} subject{'s' * (count > 1)}",
+        f"{span} seed{'s' * (seeds[-1] > 1)}",
+        f"{row['n_images']} images",
+    ]
+
+
+def _mean(side: dict[str, Any], metric: Metric) -> str:
+    low, high = (_number(end, metric) for end in side["interval"])
+    return f"{_number(side['mean'], metric)} ({low} to {high})"
 
 
 def _difference(row: dict[str, Any], metric: Metric) -> list[str]:
@@ -130,19 +141,19 @@ def _wilcoxon(row: dict[str, Any]) -> list[str]:
     zeros = f", {found['zeros']} zero" if found["zeros"] else ""
     return [
         f"W = {found['statistic']:g} of {found['most']:g}{zeros}",
-        f"exact, p at least {_rounded(found['smallest_p'])}",
+        f"exact; at least {_rounded(found['smallest_p'])}",
         _p(found),
     ]
 
 
 def _images(row: dict[str, Any]) -> list[str]:
     found = row["permutation"]
-    how = f"all {found['permutations']:,} signs" if found["exact"] else f"{found['permutations']:,} signs"
+    how = f"all {found['permutations']:,}" if found["exact"] else f"{found['permutations']:,} drawn"
     return [f"{found['n']} of {row['n_images']} differ", how, _p(found)]
 
 
 def _p(found: dict[str, Any]) -> str:
-    return f"p = {_rounded(found['p'])}, {_rounded(found['p_holm'])}"
+    return f"p {_rounded(found['p'])}, Holm {_rounded(found['p_holm'])}"
 
 
 def _rounded(p: float) -> str:
