@@ -1,6 +1,5 @@
 """One picture of where, when and in which band pictures are found, with aligned encoders and with their twins."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from alignvis.figures.explained import Side, read_sides
 from alignvis.figures.pooled import interval_said, numbers
 from alignvis.figures.scalp import has_map
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
+from alignvis.figures.words import INK, wrapped
 
-INK = "#404040"
-LETTERS = 120  # of a line
 LINE = 0.14  # inches
 
 Row = tuple[float, Callable[[SubFigure], None]]  # height in inches, and what draws it
@@ -45,7 +43,7 @@ def draw_sides(sides: Sequence[Side]) -> Figure:
     rows = _rows(sides)
     if not rows:
         raise AlignvisError(f"the explanation of a run on {sides[0].one['features']} holds nothing that can be drawn")
-    facts = [part for line in _facts(sides) for part in textwrap.wrap(line, LETTERS)]
+    facts = [part for line in _facts(sides) for part in wrapped(line, WIDTH - 0.1).split("\n")]
     simulated = any(found["simulated"] for side in sides for found in side.found)
     heights = [LINE * (len(facts) + 0.5), *(height for height, _ in rows)]
     with looks():

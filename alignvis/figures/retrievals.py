@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from alignvis.figures.style import ALIGNED, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
+from alignvis.figures.words import LETTER
 from alignvis.showing import BEST, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
 
 HIT, MISS = ALIGNED, "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
@@ -16,7 +17,6 @@ THICK, THIN = 3.0, 0.6  # points
 SHARP = 200  # pixels an inch
 LINE, EDGE, RANK = 0.145, 0.08, 0.36  # inches: of a line of words, around the figure, of the column with the rank
 SMALLEST, LARGEST = 0.46, 0.8  # inches: of a picture, so that a similarity fits under it
-LETTER = 0.062  # inches, about, of a letter
 
 
 @dataclass(frozen=True)

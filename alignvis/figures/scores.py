@@ -1,6 +1,5 @@
 """Scores of runs: image encoders beside their twins, and what averaging repetitions brings."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib.ticker import NullLocator
 from alignvis.errors import AlignvisError
 from alignvis.figures.pooled import Pooled, interval_said, numbers, pool
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
+from alignvis.figures.words import INK, room_beside, wrapped
 from alignvis.stats import wilson
 
 BLOCK = (
@@ -28,8 +28,6 @@ BLOCK = (
 ROW, HEAD, FOOT = 0.34, 0.95, 0.35  # inches: of an encoder and its twin, of what stands around a panel, of the legend
 APART = 0.13  # of a row, between the two of it
 MARKERS = "os^Dvp*h"
-LETTERS = 82  # of a panel's title, a line
-INK = "#404040"  # of what is said about a panel
 
 
 def draw_scores(scores: Sequence[dict[str, Any]]) -> Figure:
@@ -90,11 +88,12 @@ def _panel(axes: Axes, block: Sequence[dict[str, Any]], rows: Sequence[dict[bool
             _dot(axes, pooled, at[aligned], aligned)
     chance = block[0]["top1_chance"]
     axes.axvline(100 * chance, color=QUIET, ls=":", lw=1, zorder=0)
-    axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
+    names = [_name(row) for row in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"right picture of {block[0]['gallery']} named first (top-1, %)")
     axes.set_xlim(0, max(axes.get_xlim()[1], 300 * chance))
     axes.tick_params(axis="y", length=0)
-    axes.set_title("\n".join(textwrap.wrap(_about(block, rows), LETTERS)), loc="left", color=INK)
+    axes.set_title(wrapped(_about(block, rows), room_beside(names)), loc="left", color=INK)
 
 
 def _name(row: dict[bool, tuple[str, Pooled]]) -> str:
@@ -179,7 +178,7 @@ def draw_repetitions(curves: Sequence[dict[str, Any]]) -> Figure:
         axes.set(xlabel="repetitions of a test picture that are averaged")
         axes.set_ylabel(f"right picture of {sizes} named first (top-1, %)")
         axes.set_ylim(bottom=0)
-        axes.set_title("\n".join(textwrap.wrap(_of_curves(curves, over), 105)), loc="left", color=INK)
+        axes.set_title(wrapped(_of_curves(curves, over), WIDTH - 0.6), loc="left", color=INK)
         figure.legend(loc="outside lower center", ncols=2)
         if all(curve["simulated"] for curve in curves):
             say_simulated(figure)
