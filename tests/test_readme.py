@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from alignvis import store
 from alignvis.cli import main
@@ -45,7 +46,7 @@ def test_two_commands_do_all_the_set_up_and_ci_runs_them():
     single = [text.strip() for text in BLOCKS if text.count("\n") == 1]
     assert single == ["pip install . && alignvis demo", 'pip install -e ".[test]" && pytest']
     assert all(command in ci for command in single)
-    assert len(BLOCKS) == 9, "a new block of commands needs a test of its own"
+    assert len(BLOCKS) == 11, "a new block of commands needs a test of its own"
 
 
 def test_without_a_dataset_the_commands_lead_from_nothing_to_a_score(tmp_path, monkeypatch):
@@ -184,6 +185,49 @@ def test_a_grid_is_one_command(tmp_path, monkeypatch):
     assert shlex.split(processes)[0] == "torchrun"
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.count("best epoch") == 3 * 2 * 2, done.stderr
+
+
+@pytest.fixture
+def twins(tmp_path, monkeypatch) -> Path:
+    """Two subjects' scored runs on an aligned encoder and on its twin, and the pictures that they saw."""
+    for subject in (1, 2):
+        planted(tmp_path, subject=subject, tests=20)
+    table = store.load_features(tmp_path / "features/tiny/lowlevel.safetensors")
+    folder, name = tmp_path / "features/things-eeg2", "dreamsim_synclr_vitb16"
+    blurred = table.embeddings + np.random.default_rng(0).standard_normal(table.embeddings.shape)
+    twin = f"{name}_noalign"
+    write_features(
+        folder / f"{name}.safetensors", table.embeddings, table.images, encoder=name, aligned=True, twin=twin
+    )
+    write_features(folder / f"{twin}.safetensors", blurred, table.images, encoder=twin)
+    table.path.unlink()
+    for place, image in enumerate(table.images):
+        path = tmp_path / "images/tiny" / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (place % 256, 100, 200)).save(path)
+    monkeypatch.chdir(tmp_path)
+    run("alignvis train --subject 1-2 --batch 32 --epochs 2 --rate 0.002")
+    return tmp_path
+
+
+def test_scores_are_compared_and_become_a_page(twins):
+    evaluate, compare, report = block("alignvis eval --full")
+    printed = run(evaluate)
+    assert "SIMULATED" in printed and "TRANSDUCTIVE" in printed and "committee" in printed
+    assert "Holm" in run(compare)
+    run(report)
+    page = (twins / "report.html").read_text(encoding="utf-8")
+    assert "SIMULATED" in page and "<script" not in page
+
+
+def test_explanations_are_drawn_and_galleries_searched(twins):
+    run("alignvis eval")
+    name = next(path.name for path in sorted((twins / "runs").glob("*")) if "noalign" not in path.name)
+    for line in block("alignvis explain"):
+        run(line.replace("RUN", name))
+    made = {path.name for path in (twins / "results").rglob("*") if path.is_file()}
+    assert {f"explain_{name}.png", f"show_{name}.png"} <= made and any(one.startswith("rsa_") for one in made)
+    assert any(one.startswith("enc") for one in made) and any("search" in path.name for path in twins.rglob("search_*"))
 
 
 @pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("alignvis ")])
