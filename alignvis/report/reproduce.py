@@ -136,7 +136,8 @@ def _runs(entries: Sequence[Entry]) -> list[Html]:
             str(record.get("threads", DASH)), str(record.get("stack", DASH)),
         ])  # fmt: skip
     head = ("run", "weights, sha256", "seed", "best epoch", "seconds", "device", "threads", "trained together")
-    caption = join(element("strong", "Runs."), " Each a folder in ", code("runs/"), " with record.json, which says this "
+    caption = join(element("strong", "Runs."), " Each a folder in ", code("runs/"), " with record.json, which says "
+        "this "
                    "and more; digests are cut to 16 digits here and whole there.")  # fmt: skip
     return [element("h3", "Runs"), table(caption, head, rows, names=2)]
 

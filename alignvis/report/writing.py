@@ -8,9 +8,12 @@ import alignvis
 from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.report.curves import training
+from alignvis.report.analyses import analyses
+from alignvis.report.curves import overview, repetitions, training
+from alignvis.report.differences import answers, compared, differences, of_kind
 from alignvis.report.entries import Entry, by_kind, read_entries
 from alignvis.report.html import Html, element, join, paragraph
+from alignvis.report.maps import explanations, retrieved
 from alignvis.report.numbers import count
 from alignvis.report.page import Section, page, simulated
 from alignvis.report.protocol import named, protocol
@@ -19,14 +22,6 @@ from alignvis.report.reproduce import reproduce
 from alignvis.report.scores import tables
 
 TITLE = "Which picture was it?"
-Part = tuple[str, str, Callable[[list[list[Entry]], Path], list[Html]]]
-PARTS: tuple[Part, ...] = (
-    ("answer", "The answer", lambda kinds, root: answer(kinds)),
-    ("protocol", "The protocol", lambda kinds, root: protocol(kinds)),
-    ("scores", "Scores", tables),
-    ("training", "Training", training),
-    ("reproduce", "How to reproduce it", lambda kinds, root: reproduce(_all(kinds), root)),
-)
 
 
 def write_report(
@@ -63,13 +58,13 @@ def write_report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise AlignvisError(f"{out} is no name for a page; let it end in .html")
     entries = read_entries(root, [Path(run) for run in runs])
-    kinds = by_kind(entries)
     sections = []
-    for done, (name, heading, make) in enumerate(PARTS, start=1):
-        parts = make(kinds, root)
+    made = _sections(entries, root)
+    for done, (name, heading, make) in enumerate(made, start=1):
+        parts = make()
         if parts:
             sections.append(Section(name, heading, parts))
-        progress(done, len(PARTS), "writing the report")
+        progress(done, len(made), "writing the report")
     lead = [paragraph(_lead(entries), kind="lead")]
     fakes = [entry for entry in entries if entry.record["simulated"]]
     if fakes:
@@ -89,18 +84,35 @@ def write_report(
     }
 
 
-def answer(kinds: Sequence[Sequence[Entry]]) -> list[Html]:
+def _sections(entries: list[Entry], root: Path) -> list[tuple[str, str, Callable[[], list[Html]]]]:
+    """Name, heading and maker of every part, in order; one that comes out empty is left out."""
+    kinds = by_kind(entries)
+    rows, notes = compared(entries, root)
+    return [
+        ("answer", "The answer", lambda: _answer(kinds, rows)),
+        ("protocol", "The protocol", lambda: protocol(kinds)),
+        ("scores", "Scores", lambda: [*overview(entries), *tables(kinds, root)]),
+        ("twins", "Aligned against twin", lambda: differences(entries, rows, notes, root)),
+        ("repetitions", "What repetitions bring", lambda: repetitions(entries, root)),
+        ("training", "Training", lambda: training(entries)),
+        ("maps", "When, where and in which band", lambda: explanations(entries, root)),
+        ("pictures", "What pictures were taken for", lambda: retrieved(entries, root)),
+        ("analyses", "Without a decoder", lambda: analyses(entries, root)),
+        ("reproduce", "How to reproduce it", lambda: reproduce(entries, root)),
+    ]
+
+
+def _answer(kinds: Sequence[Sequence[Entry]], rows: Sequence[dict[str, Any]]) -> list[Html]:
     """An answer for each kind of runs that may be compared."""
     parts: list[Html] = []
     for entries in kinds:
+        mine = of_kind(rows, entries)
         if len(kinds) > 1:
             parts.append(element("h3", named(entries)))
-        parts += best_answer(entries)
+        parts += answers(mine, entries) if mine else best_answer(entries)
+    if not parts:
+        parts.append(paragraph("None of these runs has scores yet.", kind="missing"))
     return parts
-
-
-def _all(kinds: Sequence[Sequence[Entry]]) -> list[Entry]:
-    return sorted((entry for entries in kinds for entry in entries), key=lambda entry: entry.number)
 
 
 def _lead(entries: Sequence[Entry]) -> str:

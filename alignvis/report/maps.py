@@ -1,0 +1,154 @@
+"""Maps: where, when and in which band the pictures were found; and what single pictures were taken for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignvis.errors import AlignvisError
+from alignvis.explanations.explain import read_explanation
+from alignvis.explanations.twins import by_kind
+from alignvis.figures.maps import draw_explanation
+from alignvis.figures.retrievals import draw_retrievals
+from alignvis.report.drawing import inlined
+from alignvis.report.entries import Entry, cited, command, marked, missing, source
+from alignvis.report.html import Html, element, join, paragraph, table
+from alignvis.report.numbers import DASH, count, number, numbers, percent, plain
+from alignvis.showing import find_twin, image_folder, looking, show
+
+MOST_FIGURES = 6  # of retrieved pictures, on a page
+SHOWN = 2  # best, median and worst pictures, of each
+
+
+def explanations(entries: Sequence[Entry], root: Path) -> list[Html]:
+    """What `alignvis explain` found, a figure and a table for each kind of runs."""
+    found: dict[Path, tuple[Entry, dict[str, Any]]] = {}
+    parts: list[Html] = []
+    for entry in entries:
+        if (entry.path / "explain.json").is_file():
+            try:
+                found[entry.path] = (entry, read_explanation(entry.path)[0])
+            except AlignvisError as error:
+                parts.append(paragraph(str(error), kind="missing"))
+    bare = [entry for entry in entries if not (entry.path / "explain.json").is_file()]
+    if bare:
+        what = "No run was explained yet." if not found else f"Not explained yet: {count(len(bare), 'run')} "
+        told = join(what, cited(bare), ".") if found else what
+        parts.append(missing(told, command(root, "explain", *(entry.name for entry in bare[:3]))))
+    for aligned, plain_runs in by_kind(list(found)):
+        runs = [*aligned, *plain_runs]
+        these = [found[run] for run in runs]
+        try:
+            figure = draw_explanation(aligned, plain_runs)
+        except AlignvisError as error:
+            parts.append(paragraph(str(error), kind="missing"))
+            continue
+        told = "; ".join(
+            f"run {entry.number}, {entry.record['features']}: {_told(about)}" for entry, about in these[:20]
+        )
+        caption = join("What these runs lose without a window of time, a region or a channel, and keep with it "
+                       "alone; where "
+                       "there is Grad-CAM, what their last convolution answers to. Runs ",
+                       cited([entry for entry, _ in these]), ".")  # fmt: skip
+        parts += [inlined(figure, f"Explanations. {told}.", caption), _table(these),
+                  source("explain.json", [entry for entry, _ in these])]  # fmt: skip
+    return parts
+
+
+def _worst(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    return max(rows, key=lambda row: row["drop"], default=None)
+
+
+def _told(found: dict[str, Any]) -> str:
+    window, region = _worst(found["occlusion"]["windows"]), _worst(found["occlusion"]["regions"])
+    said = []
+    if window:
+        said.append(f"most lost without {_ms(window)} ({_points(window['drop'])} points)")
+    if region:
+        said.append(f"{region['name']} ({_points(region['drop'])} points)")
+    early = number((found["gradcam"] or {}).get("before_300ms"))
+    if early is not None:
+        said.append(f"Grad-CAM before 300 ms {percent(early)}")
+    return ", ".join(said) or "nothing to tell"
+
+
+def _table(these: Sequence[tuple[Entry, dict[str, Any]]]) -> Html:
+    rows: list[list[object]] = []
+    for entry, found in these:
+        window, region = _worst(found["occlusion"]["windows"]), _worst(found["occlusion"]["regions"])
+        kept = max(found["kept"] or [], key=lambda row: row["top1"], default=None)
+        gradcam = found["gradcam"] or {}
+        random = numbers(found["randomised"].get("correlation"))
+        rows.append([
+            entry.record["encoder"], marked(entry), str(entry.record["subject"]),
+            f"{_points(window['drop'])} without {_ms(window)}" if window else DASH,
+            f"{_points(region['drop'])} without {region['name']}" if region else DASH,
+            f"{percent(kept['top1'], unit=False)} with {_ms(kept)}" if kept else DASH,
+            percent(gradcam.get("before_300ms"), unit=False),
+            plain(sum(random) / len(random), 2) if random else DASH, cited([entry]),
+        ])  # fmt: skip
+    head = ("brain encoder", "embedding", "subject", "most lost by a window, points of top-1", "most lost by a region",
+            "most kept by one window, %", "Grad-CAM before 300 ms, %", "correlation with maps of random weights",
+            "run")  # fmt: skip
+    title = join(element("strong", "Explanations in numbers."), " The last but one column should be low: a map "
+        "that random "
+                 "weights give too says nothing about what was learned.")  # fmt: skip
+    return table(title, head, rows, names=2)
+
+
+def _ms(row: dict[str, Any]) -> str:
+    return f"{1000 * row['start']:.0f}–{1000 * row['end']:.0f} ms"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-", "−")
+
+
+def retrieved(entries: Sequence[Entry], root: Path) -> list[Html]:
+    """Best, median and worst test pictures of some runs, beside their twins."""
+    scored = {entry.path.resolve(): entry for entry in entries if entry.scores}
+    shown: set[tuple[Any, ...]] = set()
+    drawn = 0
+    parts: list[Html] = []
+    order = sorted(scored.values(), key=lambda entry: (not entry.record["aligned"], -(entry.scores or {})["top1"]))
+    for entry in order:
+        record = entry.record
+        pair = (
+            record["dataset"],
+            record["protocol"],
+            tuple(sorted({record["features"], record["twin"] or record["features"]})),
+        )
+        if pair in shown:
+            continue
+        shown.add(pair)
+        if drawn == MOST_FIGURES:
+            continue
+        drawn += 1
+        twin = find_twin(root, entry.path)
+        other = scored.get(twin.resolve()) if twin else None
+        parts += _pictures(entry, other, root)
+    if len(shown) > drawn:
+        parts.append(missing(f"{len(shown) - drawn} more encoders are left out to keep the page small.",
+                             command(root, "show", "RUN")))  # fmt: skip
+    return parts
+
+
+def _pictures(entry: Entry, other: Entry | None, root: Path) -> list[Html]:
+    used = [entry, *([other] if other else [])]
+    try:
+        showing = show([one.path for one in used], best=SHOWN, median=SHOWN, worst=SHOWN)
+        with looking(image_folder(root, entry.path)) as look:
+            figure = draw_retrievals(showing, look)
+    except AlignvisError as error:
+        return [missing(join("Pictures of run ", cited([entry]), f" cannot be shown: {error}."),
+                        command(root, "show", entry.name))]  # fmt: skip
+    told = "; ".join(
+        f"{row.why} {row.image}: right picture on rank {' and '.join(str(answer.rank) for answer in row.answers)}"
+        for row in showing.rows
+    )
+    beside = f", beside its twin {other.record['features']}" if other else ""
+    caption = join(f"Test pictures that {entry.record['features']} ranked best, by the middle and worst{beside}; "
+                   "subject "
+                   f"{entry.record['subject']}, seed {entry.record['seed']}. They were chosen by rank, not by "
+                   "hand. Runs ",
+                   cited(used), ".")  # fmt: skip
+    return [inlined(figure, f"Retrieved pictures. {told}.", caption), source("similarity.safetensors", used)]
