@@ -1,8 +1,8 @@
 """A brain encoder of one's own, beside those of alignvis: any torch module that maps responses to embeddings.
 
 The recording is SIMULATED, and so are its numbers. An encoder is a class that is registered by a name; what it must
-offer stands in `Filters`. The name is known to the Python that registered it: train, evaluate and explain such runs from
-a script like this one, since the `alignvis` command does not know your class.
+offer stands in `Filters`. The name is known to the Python that registered it: train, evaluate and explain such runs
+from a script like this one, since the `alignvis` command does not know your class.
 
     python own_brain_encoder.py --out my-brain-encoder
 """

@@ -70,7 +70,8 @@ def main(root: Path) -> None:
     scores = alignvis.evaluate(run)
     low, high = scores["top1_interval"]
     print(
-        f"SIMULATED brain, through an encoder of one's own: the right one of {scores['gallery']} pictures was named first "
+        f"SIMULATED brain, through an encoder of one's own: the right one of {scores['gallery']} pictures was "
+        "named first "
         f"for {scores['top1']:.0%} of {scores['n']} test responses (95 % interval {low:.0%} to {high:.0%}; chance "
         f"{scores['top1_chance']:.0%})"
     )

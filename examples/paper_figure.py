@@ -33,7 +33,9 @@ def simulate_study(root: Path) -> None:
     images = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))
     tables = {}
     for name, side, twin in (("fine", 6, "fine_noalign"), ("fine_noalign", 2, None)):  # mean colours of so many fields
-        small = [Image.open(pictures / image).convert("RGB").resize((side, side), Image.Resampling.BOX) for image in images]
+        small = [
+            Image.open(pictures / image).convert("RGB").resize((side, side), Image.Resampling.BOX) for image in images
+        ]
         embeddings = np.stack([np.asarray(one, dtype=np.float32).ravel() / 255 for one in small])
         about = {"encoder": name, "aligned": twin is not None, "twin": twin, "simulated": True}
         tables[name] = write_features(root / "features" / SET, embeddings, images, **about)

@@ -58,8 +58,8 @@ def differences(entries: Sequence[Entry], rows: Sequence[Row], notes: Sequence[s
         why = "No run here learned from an encoder that was aligned to human similarity judgements, so there is no " \
               "twin to compare with."  # fmt: skip
         if aligned:
-            why = f"No aligned encoder ({', '.join(aligned)}) has its unaligned twin beside it with scores of the "
-                  "same kind."
+            names = ", ".join(aligned)
+            why = f"No aligned encoder ({names}) has its unaligned twin beside it with scores of the same kind."
         parts.append(missing(why, command(root, "compare")))
     kinds = by_kind(entries)
     for some in kinds:
