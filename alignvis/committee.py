@@ -5,7 +5,6 @@ that no member counts more because its similarities spread more. Runs that diffe
 without a choice; which kinds of run (brain encoder, features, target, recipe) take part is a choice.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,8 +212,7 @@ def _candidates(
             continue
         one.runs[seed], one.scores[seed], one.records[seed] = run, scores, record
         images.setdefault(kind, {})[seed] = frozenset(record["split"]["validation"])
-    # what most kinds were held out from is what the choice is made on
-    common = Counter(frozenset(found.items()) for found in images.values()).most_common(1)[0][0]
+    common = _common([frozenset(found.items()) for found in images.values()])
     taken = []
     for kind, one in kinds.items():
         if not common <= set(images[kind].items()):
@@ -236,6 +234,16 @@ def _candidates(
             say(f"note: {one.runs[seed]} is left out of the committee: the others have no seed {seed}")
         taken.append(one)
     return sorted(taken, key=lambda one: one.kind)
+
+
+def _common(found: Sequence[frozenset]) -> frozenset:
+    """The seeds, with their held-out images, that most runs can be compared on: kinds times seeds, then most kinds."""
+
+    def kinds(some: frozenset) -> int:
+        return sum(some <= one for one in found)
+
+    shared = [one & other for one in found for other in found]
+    return max((some for some in shared if some), key=lambda some: (kinds(some) * len(some), kinds(some)))
 
 
 def _committee(candidates: Sequence[Candidate]) -> dict[str, Any]:

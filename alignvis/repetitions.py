@@ -26,6 +26,8 @@ CURVE = {
     "reliability": list,
     **{key: int for key in ("draws", "seed", "n", "gallery")},
     **{key: NUMBER for key in ("chance", "top5_chance")},
+    **{key: str for key in ("dataset", "protocol", "encoder", "features", "recipe", "target")},
+    **{"subject": int, "simulated": bool, "aligned": bool},
     **{key: str for key in ("weights_sha256", "queries_fingerprint")},
 }
 
@@ -79,8 +81,12 @@ def measure_curve(
         raise AlignvisError(f"--draws {draws} draws nothing; choose 1 or more")
     with working_on(run):
         curve = _measure(ask(run, device=device), draws, seed, progress)
-        about = {key: record[key] for key in ("dataset", "simulated", "subject", "encoder", "features", "aligned")}
-        curve |= about | {"run_seed": record["seed"], "recipe": record["recipe"]["name"]}
+        about = {
+            key: record[key]
+            for key in ("dataset", "simulated", "subject", "protocol", "encoder", "features", "aligned")
+        }
+        recipe = {"recipe": record["recipe"]["name"], "target": record["recipe"]["target"]}
+        curve |= about | recipe | {"run_seed": record["seed"]}
         files.write_json(run / "repetitions.json", curve)
     return curve
 
@@ -131,11 +137,12 @@ def read_curve(run: Path, record: dict[str, Any], queries: str, draws: int | Non
         count = len(curve["repetitions"])
         wrong = [key for key in (*SHARES, "reliability") if len(curve[key]) != count]
         wrong += [key for key in SHARES if not all(0 <= value <= 1 for value in curve[key])]
+        wrong += ["n"] * (curve["n"] < 1) + ["repetitions"] * (count < 1)
         wrong += [] if all(value is None or files.fits(value, NUMBER) for value in curve["reliability"]) else ["it"]
     if wrong:
         raise AlignvisError(
-            f"{path} does not state {', '.join(dict.fromkeys(wrong))} as a curve does; remove it and run: alignvis "
-            f"eval {run} --curve"
+            f"{path} does not state {', '.join(dict.fromkeys(wrong))} as a curve does; measure it again with: alignvis "
+            f"eval {run} --curve --overwrite"
         )
     same = (curve["weights_sha256"], curve["queries_fingerprint"]) == (record["weights_sha256"], queries)
     return curve if same and draws in (None, curve["draws"]) else None

@@ -1,7 +1,8 @@
 """Which of the test pictures was it? Runs scored by retrieval."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -188,25 +189,55 @@ def score_all(
 
     Args:
         runs: folders of runs, or their names in ``root/runs``; none means all.
-        say: told of scores that should not be taken at face value: of tables that have changed since, or of an encoder
-            that gives nearly every response the same answer.
+        say: told, once they are all read, of scores that should not be taken at face value: of tables that have changed
+            since, or of an encoder that gives nearly every response the same answer.
         broken: told of each run that cannot be scored; by default the first one ends the call.
     """
     chosen = [run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run for run in runs]
     chosen = list({run.resolve(): run for run in chosen or all_runs(root)}.values())  # none counts twice
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
-    scores = []
+    scores, notes = [], _Notes({}, {})
     for done, run in enumerate(chosen, start=1):
         try:
-            scores.append({"run": str(run), **_score(run, overwrite, device, say)})
+            scores.append({"run": str(run), **_score(run, overwrite, device, notes)})
         except AlignvisError as error:
             broken(error)
         progress(done, len(chosen), "scoring runs")
+    for sentence in notes.sentences():
+        say(sentence)
     return scores
 
 
-def _score(run: Path, overwrite: bool, device: str, say: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Notes:
+    """What is to be told of scores: once, however many runs it is about."""
+
+    changed: dict[Path, list[Path]]  # by the table that changed
+    same_answer: dict[bool, list[tuple[Path, dict[str, Any]]]]  # by whether they overfit
+
+    def sentences(self) -> Iterator[str]:
+        for table, runs in self.changed.items():
+            of = "was scored; its row is" if len(runs) == 1 else "were scored; their rows are"
+            yield f"note: {table} has changed or gone since {_named(runs)} {of} of the earlier table"
+        for overfits, found in self.same_answer.items():
+            advice = (
+                "its held-out loss rose from the second epoch on and only the first was kept: it overfits; more "
+                "training images, a lower --rate or a smaller --encoder (eegproject, linear) may help"
+                if overfits
+                else "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
+            )
+            most, n = max(score["answers"] for _, score in found), max(score["n"] for _, score in found)
+            pictures = f"{'up to ' * (len(found) > 1)}{most} picture{'s' * (most > 1)}"
+            each = ", each" if len(found) > 1 else ""
+            yield f"note: {_named([run for run, _ in found])}{each} named only {pictures} for {n} responses: {advice}"
+
+
+def _named(runs: Sequence[Path]) -> str:
+    return f"{runs[0]}" + (f" and {len(runs) - 1} more run{'s' * (len(runs) > 2)}" if len(runs) > 1 else "")
+
+
+def _score(run: Path, overwrite: bool, device: str, notes: _Notes) -> dict[str, Any]:
     kept = (run / "scores.json").is_file() and not overwrite
     record = read_record(run)
     score = read_scores(run, record) if kept else evaluate_run(run, device=device)
@@ -215,17 +246,10 @@ def _score(run: Path, overwrite: bool, device: str, say: Callable[[str], None]) 
         known = features.is_file() and store.fingerprint(features) == record["inputs"]["features"]["fingerprint"]
         prove(run, record, read_similarity(run, record, score)[1], features if known else None)
     for table in _changed(run, record, score) if kept else ():
-        say(f"note: {table} has changed or gone since {run} was scored; its row is of the earlier table")
+        notes.changed.setdefault(table, []).append(run)
     if score["answers"] <= max(1, score["n"] // 20) < score["n"]:
         overfits = len(record["history"]) > 1 and not any(row["best"] for row in record["history"][1:])
-        advice = (
-            "its held-out loss rose from the second epoch on and only the first was kept: it overfits; more training "
-            "images, a lower --rate or a smaller --encoder (eegproject, linear) may help"
-            if overfits
-            else "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
-        )
-        pictures = f"{score['answers']} picture{'s' * (score['answers'] > 1)}"
-        say(f"note: {run} named only {pictures} for {score['n']} responses: {advice}")
+        notes.same_answer.setdefault(overfits, []).append((run, score))
     return score
 
 

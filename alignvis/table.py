@@ -1,5 +1,6 @@
 """Scores as tables to read: a block a protocol, a row an encoder, features and subject, and one over subjects."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from alignvis.stats import bootstrap, wilson
 
+WIDTH = 110  # of sentences
 Score = dict[str, Any]
 Subjects = list[list[Score]]  # the seeds of each subject
 
@@ -37,7 +39,7 @@ def scores_table(scores: Sequence[Score], *, full: bool = False, transductive: b
     for score in scores:
         blocks.setdefault(protocol(score), []).append(score)
     text = [_block(rows, full, transductive) for rows in blocks.values()]
-    return "\n\n".join([*text, _explained(scores)])
+    return "\n\n".join([*text, _filled(_explained(scores))])
 
 
 def protocol(score: Score) -> tuple:
@@ -171,33 +173,55 @@ def _explained(scores: Sequence[Score]) -> str:
     )
 
 
-def curve_table(curve: dict[str, Any]) -> str:
-    """Lay out a curve of `repetitions.measure_curve`."""
-    rows = [("repetitions", "top-1 %", "95 % interval", "SD over draws", "top-5 %", "reliability")]
-    for place, count in enumerate(curve["repetitions"]):
-        reliability, spread = curve["reliability"][place], curve["top1_sd"][place]
-        low, high = curve["top1_low"][place], curve["top1_high"][place]
+def curves_table(curves: Sequence[dict[str, Any]]) -> str:
+    """Lay out curves of `repetitions.measure_curve`: one table a kind of run and subject, its seeds averaged."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for curve in curves:
+        alike = ("dataset", "subject", "protocol", *KIND, "n", "gallery", "simulated")
+        groups.setdefault((*(curve[key] for key in alike), tuple(curve["repetitions"])), []).append(curve)
+    text = []
+    for seeds in groups.values():
+        one = seeds[0]
+        simulated = " (SIMULATED brain)" if one["simulated"] else ""
+        target = f" [{one['target']}]" if one["target"] != "embeddings" else ""
+        head = (
+            f"{one['dataset']}{simulated}, subject {one['subject']}: {one['encoder']}, {one['features']}{target}, "
+            f"recipe {one['recipe']}, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}; {one['n']} test responses "
+            f"among {one['gallery']} pictures"
+        )
+        text.append("\n".join([head, "", *lay_out(_curve(seeds))]))
+    said = (
+        "means of so many of the test repetitions, drawn anew for each picture; SD over draws of them; intervals: "
+        "95 %, Wilson over the test pictures; reliability: of what the decoder reads, split halves with "
+        "Spearman-Brown, of which the root is the highest correlation that can be; chance: top-1 "
+        f"{curves[0]['chance']:.1%}"
+    )
+    return "\n\n".join([*text, _filled(said)])
+
+
+def _curve(seeds: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    rows = [("repetitions", "draws", "top-1 %", "95 % interval", "SD over draws", "top-5 %", "reliability")]
+    counts = seeds[0]["repetitions"]
+    for place, count in enumerate(counts):
+        top1, top5, spread = (float(np.mean([one[key][place] for one in seeds])) for key in ("top1", "top5", "top1_sd"))
+        known = [one["reliability"][place] for one in seeds]
+        every = count == counts[-1]
         rows.append(
             (
                 str(count),
-                f"{100 * curve['top1'][place]:.1f}",
-                shown_interval((low, high)),
-                "-" if count == curve["repetitions"][-1] else f"{100 * spread:.1f}",
-                f"{100 * curve['top5'][place]:.1f}",
-                "-" if reliability is None else f"{reliability:.3f}",
+                "all" if every else str(seeds[0]["draws"]),
+                f"{100 * top1:.1f}",
+                shown_interval(wilson(top1, seeds[0]["n"])),
+                "-" if every else f"{100 * spread:.1f}",
+                f"{100 * top5:.1f}",
+                "-" if None in known else f"{np.mean(known):.3f}",
             )
         )
-    simulated = " (SIMULATED brain)" if curve.get("simulated") else ""
-    return "\n".join(
-        [
-            f"means of so many of the test repetitions{simulated}: {curve['n']} test responses among "
-            f"{curve['gallery']} pictures, mean of {curve['draws']} draws",
-            "",
-            *lay_out(rows),
-            f"chance: top-1 {curve['chance']:.1%}; intervals: Wilson over the test pictures; reliability: of what the "
-            "decoder reads, split halves with Spearman-Brown, the highest correlation being its root",
-        ]
-    )
+    return rows
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ")
 
 
 def committee_table(committees: Sequence[dict[str, Any]]) -> str:
@@ -223,7 +247,7 @@ def committee_table(committees: Sequence[dict[str, Any]]) -> str:
         "committee: mean of similarities of which every response's own mean was taken off and which were divided by "
         "their SD; seeds are averaged, the rest is chosen on held-out training images, never on the test"
     )
-    return "\n\n".join([*text, said])
+    return "\n\n".join([*text, _filled(said)])
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import pytest
 
 from alignvis.retrieval import TOP, chances
 from alignvis.stats import bootstrap, wilson
-from alignvis.table import curve_table, interval, scores_table, seed_spread
+from alignvis.table import curves_table, interval, scores_table, seed_spread
 
 
 def score(top1: float = 0.5, **changes) -> dict:
@@ -154,7 +154,11 @@ def test_what_is_asked_for_in_full_and_what_looks_at_the_whole_batch():
 def test_a_curve_to_read():
     shares = {"top1": [0.1, 0.4], "top1_low": [0.05, 0.3], "top1_high": [0.2, 0.5], "top1_sd": [0.01, 0.0]}
     curve = shares | {"repetitions": [1, 4], "top5": [0.3, 0.6], "reliability": [0.2, None], "draws": 20, "n": 200}
-    text = curve_table(curve | {"gallery": 200, "chance": 0.005, "simulated": True})
-    assert rows(text)[4] == ["1", "10.0", "5.0", "to", "20.0", "1.0", "30.0", "0.200"]
-    assert rows(text)[5] == ["4", "40.0", "30.0", "to", "50.0", "-", "60.0", "-"]
-    assert "SIMULATED" in text and "mean of 20 draws" in text and "chance: top-1 0.5%" in text
+    keys = ("dataset", "subject", "protocol", "encoder", "features", "aligned", "recipe", "target")
+    curve |= {key: score()[key] for key in keys} | {"gallery": 200, "chance": 0.005, "simulated": True}
+    text = curves_table([curve, curve | {"top1": [0.2, 0.5]}, curve | {"subject": 2}])
+    assert text.count("SIMULATED") == 2 and text.count("drawn anew") == 1 and "chance: top-1 0.5%" in text
+    first = text.split("\n\n")[1].splitlines()
+    assert "nice, a, recipe alignvis, mean of 2 seeds; 200 test responses among 200 pictures" in text
+    assert first[2].split() == ["1", "20", "15.0", "10.7", "to", "20.6", "1.0", "30.0", "0.200"]
+    assert first[3].split() == ["4", "all", "45.0", "38.3", "to", "51.9", "-", "60.0", "-"]

@@ -66,14 +66,18 @@ def _curves(
     screen: Screen, runs: list[Path], draws: int | None, overwrite: bool, device: str, broken: list[AlignvisError]
 ) -> None:
     from alignvis.repetitions import curve_of
-    from alignvis.table import curve_table
+    from alignvis.table import curves_table
 
+    curves = []
     for run in runs:
         try:
-            found = curve_of(run, draws=draws, overwrite=overwrite, device=device, progress=screen.bar())
-            screen.result({"run": str(run), "curve": found}, f"\n{run}\n{curve_table(found)}")
+            curves.append(curve_of(run, draws=draws, overwrite=overwrite, device=device, progress=screen.bar()))
+            if screen.as_json:
+                screen.result({"run": str(run), "curve": curves[-1]}, "")
         except AlignvisError as error:
             broken.append(error)
+    if curves and not screen.as_json:
+        click.echo(f"\n{curves_table(curves)}")
 
 
 def _committees(screen: Screen, runs: list[Path], device: str) -> None:
