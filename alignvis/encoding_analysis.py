@@ -115,8 +115,7 @@ def _shape(study: Study, place: int) -> tuple[int, int]:
 def _measured(study: Study, place: int, seed: int, progress: Progress) -> Measured:
     """Mean test responses, (images, targets), and the noise ceiling of each target by halves of the repetitions."""
     means = mean_responses(study, place, progress)
-    if len(means) < rsa.FEWEST:
-        rsa.brain_dissimilarity(means)  # says that these are too few
+    rsa.enough_images(len(means))
     halves = halved_responses(study, place, HALVINGS, seed, progress)
     flat = means.reshape(len(means), -1)
     if halves is None:

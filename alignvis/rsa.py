@@ -55,6 +55,12 @@ METRICS: dict[str, Callable[[NDArray[np.floating]], NDArray[np.float32]]] = {
 }
 
 
+def enough_images(images: int) -> None:
+    """Raise an AlignvisError when there are too few images to say anything of them."""
+    if images < FEWEST:
+        raise AlignvisError(f"there are {images} test images, and this analysis needs {FEWEST} or more")
+
+
 def brain_dissimilarity(responses: NDArray[np.floating], metric: str = "pearson") -> NDArray[np.float32]:
     """Dissimilarity of the responses to every two images at each time.
 
@@ -69,8 +75,7 @@ def brain_dissimilarity(responses: NDArray[np.floating], metric: str = "pearson"
         AlignvisError: when there are too few images, or too few channels for this metric.
     """
     images, channels, times = responses.shape
-    if images < FEWEST:
-        raise AlignvisError(f"there are {images} images, and a similarity analysis needs {FEWEST} or more")
+    enough_images(images)
     fewest = {"pearson": 3, "cosine": 2}.get(metric, 1)
     if channels < fewest:
         raise AlignvisError(

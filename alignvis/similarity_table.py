@@ -99,9 +99,19 @@ def _ends(numbers: Sequence[int]) -> list[int]:
 def _said(result: Mapping[str, Any]) -> str:
     numbers = result["subjects"]
     who = f"subject{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-    repetitions = " to ".join(map(str, _ends(result["repetitions"])))
     drawn = " (SIMULATED)" if result["simulated"] else ""
-    return f"{result['dataset']}{drawn}, {who}: {result['n']} test images, {repetitions} repetitions averaged"
+    return f"{result['dataset']}{drawn}, {who}: {result['n']} test images, {repetitions_averaged(result)}"
+
+
+def repetitions_averaged(result: Mapping[str, Any]) -> str:
+    """How many repetitions the responses of a result are the mean of, or trials where their table averaged these."""
+    counts = result["repetitions"]
+    found = " to ".join(map(str, _ends(counts))) + f" repetition{'s' * (counts[-1] > 1)} averaged"
+    trials = [end for table in result["responses"] for end in table["trials"] or ()]
+    if not trials:
+        return found
+    span = f"{min(trials)} to {max(trials)}" if min(trials) < max(trials) else f"{min(trials)}"
+    return f"{found}, each of {span} trial{'s' * (max(trials) > 1)}"
 
 
 def _differences(result: Mapping[str, Any]) -> list[str]:

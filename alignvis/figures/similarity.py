@@ -23,6 +23,7 @@ from alignvis.figures.style import (
     say_simulated,
 )
 from alignvis.recordings.montage import montage
+from alignvis.similarity_table import repetitions_averaged
 
 PANEL = 2.5  # inches, height of a panel
 LINES = 5  # curves in a panel
@@ -69,8 +70,9 @@ def draw_encoding(result: Mapping[str, Any], maps: Mapping[str, NDArray[np.float
     with looks():
         mapped = result["times"] is not None and result["channel_names"] is not None
         shown = _mapped(result) if mapped else []
-        figure = new_figure(WIDTH, PANEL * (len(shown) + 1) + 1.2 + (PANEL if result["times"] is None else 0))
-        upper, *lower = figure.subfigures(2 if shown else 1, 1, height_ratios=[1, len(shown)] if shown else [1])
+        figure = new_figure(WIDTH, PANEL * (len(shown) + 1) + 1.2)
+        heights = [1, len(shown)] if shown else [1]
+        upper, *lower = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         if result["times"] is None:
             _voxels(upper, result, maps)
         else:
@@ -264,12 +266,11 @@ def _caption(sentences: Sequence[str]) -> str:
     return "\n".join(textwrap.wrap(" ".join(sentences), LETTERS))
 
 
-def said_subjects(result: Mapping[str, Any]) -> str:
+def _said_subjects(result: Mapping[str, Any]) -> str:
     """Whom and what a result is of: dataset, subjects, images and repetitions."""
     numbers = result["subjects"]
     who = f"subject {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} subjects"
-    repetitions = " to ".join(str(number) for number in (result["repetitions"][:1] + result["repetitions"][1:][-1:]))
-    return f"{result['dataset']}, {who}; {result['n']} test images, {repetitions} repetitions averaged"
+    return f"{result['dataset']}, {who}; {result['n']} test images, {repetitions_averaged(result)}"
 
 
 def _common_words(result: Mapping[str, Any]) -> list[str]:
@@ -293,7 +294,7 @@ def _left_out(result: Mapping[str, Any], shown: int) -> list[str]:
 def _rsa_words(result: Mapping[str, Any], panels: Sequence[Sequence[Row]]) -> list[str]:
     metrics = f"Dissimilarity: {result['metric']} of brains, {result['embedding_metric']} of {result['target']}."
     return [
-        f"{said_subjects(result)}, {result['pairs']:,} pairs.",
+        f"{_said_subjects(result)}, {result['pairs']:,} pairs.",
         metrics,
         *_common_words(result),
         *_left_out(result, sum(map(len, panels))),
@@ -303,7 +304,7 @@ def _rsa_words(result: Mapping[str, Any], panels: Sequence[Sequence[Row]]) -> li
 def _encoding_words(result: Mapping[str, Any], shown: Sequence[Row]) -> list[str]:
     trained = " to ".join(f"{number:,}" for number in (result["train_images"][:1] + result["train_images"][1:][-1:]))
     words = [
-        f"{said_subjects(result)}; ridge from {result['target']} fitted to {trained} training images.",
+        f"{_said_subjects(result)}; ridge from {result['target']} fitted to {trained} training images.",
         *_common_words(result),
     ]
     if shown and len(result["subjects"]) > 1:
