@@ -95,15 +95,16 @@ def search_parts(search: Search, say: Callable[[str], None], progress: Progress 
                 lock = path.with_suffix(".lock")
                 try:
                     with holding(lock):
-                        if not _is_whole(path, search):
+                        best = _read_part(path, search)
+                        if best is None:
                             best = Best(len(search.queries), search.k, search.right, least)
                             options = {"first": table.first, "left_out": search.left_out, "total": total}
                             scan(search.queries, table.shard, rows, best, workers, progress=progress, **options)
                             if files.stamp(table.path) != table.stamp:
                                 raise AlignvisError(f"{table.path} has changed during the search; search again")
                             _save_part(path, best)
-                            if search.k:  # what a part has taught need not be found again by the next
-                                least = np.maximum(least, best.scores[:, -1])
+                        if search.k:  # what a part has taught need not be found again by the next
+                            least = np.maximum(least, best.scores[:, -1])
                 except files.Busy:
                     left.append((first, path, table, rows))
             todo = left
@@ -121,15 +122,11 @@ def _save_part(path: Path, best: Best) -> None:
     save_tensors({name: torch.from_numpy(getattr(best, name)) for name in names}, path, {"table": "search part"})
 
 
-def _is_whole(path: Path, search: Search) -> bool:
-    return path.exists() and _read_part(path, search) is not None
-
-
 def _read_part(path: Path, search: Search) -> Best | None:
     """What was found in a part; what is not whole, or not of this search, is nothing."""
     best = Best(len(search.queries), search.k, search.right)
     try:
-        found = load_file(path)
+        found = load_file(path) if path.exists() else {}
         for name in ("scores", "rows", "tied", "above", "equal"):
             array, expected = found[name].numpy(), getattr(best, name)
             if array.shape != expected.shape or array.dtype != expected.dtype:

@@ -26,7 +26,7 @@ from alignvis.progress import Progress, silent
 from alignvis.runs import TOP, save_tensors
 from alignvis.search import Queries, exact, prepare_queries
 from alignvis.search_parts import WAIT, Search, holding, joined, search_parts
-from alignvis.shards import Table, find_tables, names_at, open_tables, places_of, vectors_at
+from alignvis.shards import Table, find_tables, names_at, open_tables, vectors_at
 from alignvis.stats import wilson
 from alignvis.store import Responses
 
@@ -87,7 +87,8 @@ def search_gallery(
     asked = ask(run, device=device)
     table = asked.responses if responses is None else _alike(asked, responses)
     images = getattr(table, f"{part}_images")
-    tables = open_tables(paths, asked.features, asked.recipe.target, asked.recipe.sides)
+    gallery = open_tables(paths, asked.features, asked.recipe.target, asked.recipe.sides, images, progress)
+    tables, left_out = gallery.tables, gallery.left_out
     identity = {
         "weights": asked.record["weights_sha256"],
         "queries": [store.fingerprint(table.path), part, asked.device.type],
@@ -119,8 +120,7 @@ def search_gallery(
     linear = asked.decoder.image if asked.recipe.projector else None
     projector = (linear.weight, linear.bias) if linear is not None else None
     queries = prepare_queries(vectors, asked.recipe.sides, asked.recipe.centre, projector)
-    places, left_out = places_of(tables, images, progress)
-    right = _right(queries, tables, places)
+    right = _right(queries, tables, gallery.places)
     search = Search(queries, images, tables, right, left_out, min(k, size - len(left_out)), folder)
     try:
         search_parts(search, say, progress)

@@ -1,7 +1,7 @@
 """The tables of a gallery: found, proved to hold what a run learned, and each picture counted once."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import glob
@@ -43,6 +43,20 @@ class Table:
         return self.shard.path
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Tables that are searched as one.
+
+    Attributes:
+        places: (wanted,) int64, the rows of the pictures asked for, counted through all tables; -1 where there is none.
+        left_out: rows that repeat an earlier picture, sorted.
+    """
+
+    tables: list[Table]
+    places: NDArray[np.int64]
+    left_out: NDArray[np.int64]
+
+
 def find_tables(given: Sequence[str | Path]) -> list[Path]:
     """List the tables that files, folders and patterns like ``shards/*.safetensors`` name, each once.
 
@@ -68,47 +82,40 @@ def find_tables(given: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def open_tables(paths: Sequence[Path], features: store.Features, target: str, sides: str) -> list[Table]:
-    """Read what the tables of a gallery say of themselves.
+def open_tables(
+    paths: Sequence[Path],
+    features: store.Features,
+    target: str,
+    sides: str,
+    wanted: Sequence[str],
+    progress: Progress = silent,
+) -> Gallery:
+    """Read what the tables of a gallery say of themselves, one after the other.
+
+    A picture that several tables name counts once, where it comes first; if its vectors are not the same, up to
+    rounding, they are two pictures under one name, and nothing could be said of either.
 
     Args:
         features: the table that the run learned from.
         target: the tensor that it learned.
         sides: of the similarity.
+        wanted: image ids whose places are asked for.
 
     Raises:
         AlignvisError: when a table is broken, or holds something else than the run learned; when class centres are to
-            stand among pictures.
+            stand among pictures; when one id stands for two pictures.
     """
     tables: list[Table] = []
+    places = np.full(len(wanted), -1, np.int64)
+    asked = {image: place for place, image in enumerate(wanted)}
     first = 0
-    for path in paths:
-        when = stamp(path) if path.is_file() else (0, 0)
-        document, arrays = store.read_table(path, "features", {"embeddings": ("F32", 2)})
-        _check_fits(path, document, features, sides)
-        if target not in store.vectors(arrays):
-            raise AlignvisError(
-                f"{path} holds no {target!r}, which the run learned; extract the pictures with the same --layers and "
-                "--blur"
-            )
-        array = arrays[target]
-        dim = features.embeddings.shape[1]
-        if array.shape[1] != dim:
-            raise AlignvisError(
-                f"{path}: its {target} have {array.shape[1]} numbers, and the run learned {dim}; extract these "
-                "pictures by the same encoder"
-            )
-        ids = document.pop("images")
-        if len(ids) != len(array):
-            raise AlignvisError(f"{path} has {len(array)} rows but names {len(ids)} images; make it again")
-        if len(set(ids)) != len(ids):
-            seen: set[str] = set()
-            twice = next(image for image in ids if image in seen or seen.add(image))
-            raise AlignvisError(f"{path} names the image {twice!r} more than once; make it again")
-        offset = int(getattr(array, "offset", 0))
-        shard = Shard(path, len(array), dim, offset, name=lambda row, path=path: repr(ids_of(path)[row]))
-        tables.append(Table(shard, when, first, document))
-        first += len(array)
+    with TemporaryDirectory(prefix="alignvis-ids-") as name, ExitStack() as opened:
+        buckets = [opened.enter_context(open(Path(name) / str(number), "w+b")) for number in range(BUCKETS)]
+        for number, path in enumerate(paths, 1):
+            tables.append(_open(path, first, features, target, sides, asked, places, buckets if paths[1:] else ()))
+            first += tables[-1].shard.rows
+            progress(number, len(paths), "reading the names of the gallery")
+        repeats = [pair for bucket in buckets for pair in _twice(bucket)]
     centres = [table for table in tables if table.about.get("gallery")]
     if centres and len(centres) < len(tables):
         single = next(table for table in tables if not table.about.get("gallery"))
@@ -118,7 +125,63 @@ def open_tables(paths: Sequence[Path], features: store.Features, target: str, si
         )
     if not first:
         raise AlignvisError(f"the gallery is empty: {paths[0]} has no rows; extract some pictures")
-    return tables
+    if not repeats:
+        return Gallery(tables, places, np.empty(0, np.int64))
+    earlier, later = (np.concatenate(part) for part in zip(*repeats, strict=True))
+    if len(later) > MOST_TWICE:
+        raise AlignvisError(f"the gallery names {len(later):,} images more than once; give every table once")
+    order = np.argsort(later)
+    _check_same(tables, earlier[order], later[order])
+    return Gallery(tables, places, later[order])
+
+
+def _open(
+    path: Path,
+    first: int,
+    features: store.Features,
+    target: str,
+    sides: str,
+    asked: Mapping[str, int],
+    places: NDArray[np.int64],
+    buckets: Sequence[Any],
+) -> Table:
+    """Read what one table says of itself; note where pictures asked for stand, and put digests of its ids apart."""
+    when = stamp(path) if path.is_file() else (0, 0)
+    document, arrays = store.read_table(path, "features", {"embeddings": ("F32", 2)})
+    _check_fits(path, document, features, sides)
+    if target not in store.vectors(arrays):
+        raise AlignvisError(
+            f"{path} holds no {target!r}, which the run learned; extract the pictures with the same --layers and --blur"
+        )
+    array, dim = arrays[target], features.embeddings.shape[1]
+    if array.shape[1] != dim:
+        raise AlignvisError(
+            f"{path}: its {target} have {array.shape[1]} numbers, and the run learned {dim}; extract these "
+            "pictures by the same encoder"
+        )
+    ids = document.pop("images")
+    if len(ids) != len(array):
+        raise AlignvisError(f"{path} has {len(array)} rows but names {len(ids)} images; make it again")
+    # equal hashes are rare, and a set of the ids themselves would take as much memory again
+    if len(np.unique(np.fromiter(map(hash, ids), np.int64, len(ids)))) < len(ids) and len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(image for image in ids if image in seen or seen.add(image))
+        raise AlignvisError(f"{path} names the image {twice!r} more than once; make it again")
+    for row, image in enumerate(ids):
+        place = asked.get(image)
+        if place is not None and places[place] < 0:
+            places[place] = first + row
+    try:
+        for start in range(0, len(ids), 100_000):
+            some = ids[start : start + 100_000]
+            "".join(some).encode()
+            if buckets:
+                _sort_in(buckets, some, first + start)
+    except UnicodeEncodeError as error:
+        raise AlignvisError(f"{path} names an image that is no text (UTF-8); make it again") from error
+    offset = int(getattr(array, "offset", 0))
+    shard = Shard(path, len(array), dim, offset, name=lambda row: repr(ids_of(path)[row]))
+    return Table(shard, when, first, document)
 
 
 def _check_fits(path: Path, document: dict[str, Any], features: store.Features, sides: str) -> None:
@@ -188,57 +251,18 @@ def names_at(tables: Sequence[Table], rows: NDArray[np.int64]) -> list[str]:
     return names
 
 
-def places_of(tables: Sequence[Table], wanted: Sequence[str], progress: Progress = silent) -> tuple[Any, Any]:
-    """Find where pictures stand in a gallery, and which of its rows repeat an earlier one.
-
-    A picture that several tables name counts once, where it comes first; if its vectors are not the same, up to
-    rounding, they are two pictures under one name, and nothing could be said of either.
-
-    Returns:
-        (wanted,) int64, numbers of rows, -1 where there is none; and the numbers of the rows that repeat another,
-        sorted.
-
-    Raises:
-        AlignvisError: when one id stands for two pictures.
-    """
-    rows = np.full(len(wanted), -1, np.int64)
-    asked = {image: place for place, image in enumerate(wanted)}
-    with TemporaryDirectory(prefix="alignvis-ids-") as name, ExitStack() as opened:
-        buckets = [opened.enter_context(open(Path(name) / str(number), "w+b")) for number in range(BUCKETS)]
-        for number, table in enumerate(tables, 1):
-            ids = ids_of(table.path)
-            for row, image in enumerate(ids) if asked else ():
-                place = asked.get(image)
-                if place is not None and rows[place] < 0:
-                    rows[place] = table.first + row
-            if len(tables) > 1:
-                _sort_in(buckets, ids, table.first)
-            progress(number, len(tables), "reading the names of the gallery")
-        repeats = [pair for bucket in buckets for pair in _twice(bucket)] if len(tables) > 1 else []
-    if not repeats:
-        return rows, np.empty(0, np.int64)
-    earlier, later = (np.concatenate(part) for part in zip(*repeats, strict=True))
-    if len(later) > MOST_TWICE:
-        raise AlignvisError(f"the gallery names {len(later):,} images more than once; give every table once")
-    order = np.argsort(later)
-    _check_same(tables, earlier[order], later[order])
-    return rows, later[order]
-
-
 RECORD = np.dtype([("digest", "S16"), ("row", "<i8")])
 
 
 def _sort_in(buckets: Sequence[Any], ids: Sequence[str], first: int) -> None:
     """Put digest and number of every row into the file for digests that begin like its own."""
-    for start in range(0, len(ids), 100_000):
-        some = ids[start : start + 100_000]
-        raw = b"".join(hashlib.blake2b(image.encode(), digest_size=16).digest() for image in some)
-        records = np.empty(len(some), RECORD)
-        records.view(np.uint8).reshape(-1, 24)[:, :16] = np.frombuffer(raw, np.uint8).reshape(-1, 16)
-        records["row"] = first + start + np.arange(len(some))
-        number = np.frombuffer(raw, np.uint8)[::16] % BUCKETS
-        for bucket, file in enumerate(buckets):
-            file.write(records[number == bucket].tobytes())
+    raw = b"".join(hashlib.blake2b(image.encode(), digest_size=16).digest() for image in ids)
+    digests = np.frombuffer(raw, np.uint8).reshape(-1, 16)
+    records = np.empty(len(ids), RECORD)
+    records.view(np.uint8).reshape(-1, 24)[:, :16] = digests
+    records["row"] = first + np.arange(len(ids))
+    for number, file in enumerate(buckets):
+        file.write(records[digests[:, 0] % BUCKETS == number].tobytes())
 
 
 def _twice(bucket: Any) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
