@@ -84,7 +84,7 @@ def _row(one: dict[str, Any]) -> list[object]:
     sign = element("span", mark, attributes={"class": kind, "aria-hidden": "true"})
     ends = pair(peak.get("interval"))
     around = f" ({plain(ends[0], 2)} to {plain(ends[1], 2)})" if ends else ""
-    return [join(sign, " ", one["features"]), f"{plain(peak.get('r'), 2)}{around}", _ms(peak.get("time")),
+    return [join(sign, "\u00a0", one["features"]), f"{plain(peak.get('r'), 2)}{around}", _ms(peak.get("time")),
             plain(peak.get("p"), 2), _ms(peak.get("first_significant")), _ceiling(peak.get("ceiling"))]  # fmt: skip
 
 

@@ -69,17 +69,19 @@ def repetitions(entries: Sequence[Entry], root: Path) -> list[Html]:
     scored = [entry for entry in entries if entry.scores]
     several = [entry for entry in scored if (entry.scores or {})["repetitions"] > 1]
     found: list[tuple[Entry, dict[str, Any]]] = []
-    parts: list[Html] = []
+    broken: list[str] = []
     for entry in several:
         try:
             curve = read_curve(entry.path, entry.record, (entry.scores or {})["queries_fingerprint"])
         except AlignvisError as error:
-            parts.append(paragraph(str(error), kind="missing"))
+            broken.append(str(error))
             continue
         if curve is not None:
             found.append((entry, curve))
     if not several:
         return []
+    more = f" (and {len(broken) - 1} more like this)" if len(broken) > 1 else ""
+    parts = [paragraph(f"{broken[0]}{more}", kind="missing")] if broken else []
     if len(found) < len(several) and not parts:
         what = "How much averaging repetitions brings was not measured" + (" for all runs." if found else ".")
         parts.append(missing(what, command(root, "eval", "--curve", *(entry.name for entry in several[:3]))))

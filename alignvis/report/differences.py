@@ -85,15 +85,11 @@ def _of_one_kind(rows: Sequence[Row], entries: Sequence[Entry]) -> list[Html]:
             element("strong", points(row["difference"])),
             _ends(row["interval"]),
             f"± {100 * row['seeds_sd']:.1f}" if number(row["seeds_sd"]) is not None else "one seed",
-            _t(row["t"]),
-            _wilcoxon(row["wilcoxon"]),
-            _signs(row["permutation"]),
         ]
         for row in rows
     ]
     head = ("aligned − twin", "subjects", "pictures", "aligned, top-1 %", "twin, top-1 %", "difference, points",
-            "95 % interval", "SD over seeds", "paired t over subjects", "Wilcoxon over subjects",
-            "signs over pictures")  # fmt: skip
+            "95 % interval", "SD over seeds")  # fmt: skip
     drawn = rows[0]["bootstrap"]
     over = " or ".join(dict.fromkeys(row["interval_over"] for row in rows))
     title = join(element("strong", "Aligned against twin."), f" Top-1, means over seeds, then subjects. Intervals: "
@@ -101,15 +97,32 @@ def _of_one_kind(rows: Sequence[Row], entries: Sequence[Entry]) -> list[Html]:
                  f"{drawn['seed']}.")  # fmt: skip
     used = [entry for row in rows for entry in entries_of(row, entries)]
     used = sorted({entry.number: entry for entry in used}.values(), key=lambda entry: entry.number)
+    parts = [table(title, head, lines), source("similarity.safetensors", used)]
+    return [*parts, *_tests(rows), *_by_subject(rows, entries)]
+
+
+def _tests(rows: Sequence[Row]) -> list[Html]:
+    lines = [
+        [
+            join(row["first"]["features"], " − ", row["second"]["features"], element("br"), row["first"]["encoder"]),
+            f"{points(row['difference'])} ({_ends(row['interval'])})",
+            _t(row["t"]),
+            _wilcoxon(row["wilcoxon"]),
+            _signs(row["permutation"]),
+        ]
+        for row in rows
+    ]
+    head = ("aligned − twin", "difference, points (95 % interval)", "paired t over subjects",
+            "exact Wilcoxon over subjects", "signs over pictures")  # fmt: skip
     family = max(row["permutation"]["family"] for row in rows)
+    title = join(element("strong", "Tests of the difference."), f" p: two-sided, then by Holm over "
+                 f"{count(family, 'comparison')}.")  # fmt: skip
     note = (
-        f"p: two-sided, then by Holm over {count(family, 'comparison')}. Tests over subjects are about other "
-        "subjects who "
-        "see these pictures, the one over pictures about other pictures seen by these subjects. With few subjects "
-        "Wilcoxon's p cannot be small: the smallest that is possible stands beside it."
+        "Tests over subjects are about other subjects who see these pictures, the one over pictures about other "
+        "pictures seen by these subjects. With few subjects Wilcoxon's p cannot be small: the smallest that is "
+        "possible stands beside it."
     )
-    return [table(title, head, lines), paragraph(note, kind="note"), source("similarity.safetensors", used),
-            *_by_subject(rows, entries)]  # fmt: skip
+    return [table(title, head, lines), paragraph(note, kind="note")]
 
 
 def _by_subject(rows: Sequence[Row], entries: Sequence[Entry]) -> list[Html]:

@@ -9,8 +9,10 @@ LARGEST = 500_000  # bytes of a drawing in lines; what is larger is drawn in poi
 FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")  # in XML
 
 
-def inlined(figure: Figure, alt: str, caption: object) -> Html:
-    """A figure in lines, sharp at any size; in points where lines would take more room."""
+def inlined(figure: Figure, alt: str, caption: object, *, photographs: bool = False) -> Html:
+    """A figure in lines, sharp at any size; in points where it holds photographs, or lines would take more room."""
+    if photographs:
+        return picture(drawn(figure, "png"), "png", alt, caption)
     lines = FORBIDDEN.sub(b"?", drawn(figure, "svg"))
     if len(lines) <= LARGEST:
         return picture(lines, "svg+xml", alt, caption)

@@ -138,7 +138,7 @@ def marked(entry: Entry) -> Html:
     kind, mark = ("aligned-mark", "●") if record["aligned"] else ("plain-mark", "○")
     sign = element("span", mark, attributes={"class": kind, "aria-hidden": "true"})
     target = record["recipe"].get("target", "embeddings")
-    return join(sign, " ", record["features"], "" if target == "embeddings" else f" ({target})")
+    return join(sign, "\u00a0", record["features"], "" if target == "embeddings" else f" ({target})")
 
 
 def source(name: str, entries: Sequence[Entry]) -> Html:

@@ -47,6 +47,7 @@ nav h2 { font-size: .8rem; text-transform: uppercase; letter-spacing: .06em; col
 """
 PARTS = """
 .caption { margin: 1.6rem 0 .3rem; } .caption strong { color: var(--ink); } .source { margin-top: .4rem; }
+figure + .source { margin-top: -.9rem; }
 .wide { overflow-x: auto; margin: .3rem 0 .4rem; } .wide:focus-visible { outline-offset: 0; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }

@@ -15,7 +15,7 @@ from alignvis.report.html import Html, element, join, paragraph, table
 from alignvis.report.numbers import DASH, count, number, numbers, percent, plain
 from alignvis.showing import find_twin, image_folder, looking, show
 
-MOST_FIGURES = 6  # of retrieved pictures, on a page
+MOST_FIGURES = 4  # of retrieved pictures, on a page
 SHOWN = 2  # best, median and worst pictures, of each
 
 
@@ -35,8 +35,7 @@ def explanations(entries: Sequence[Entry], root: Path) -> list[Html]:
         told = join(what, cited(bare), ".") if found else what
         parts.append(missing(told, command(root, "explain", *(entry.name for entry in bare[:3]))))
     for aligned, plain_runs in by_kind(list(found)):
-        runs = [*aligned, *plain_runs]
-        these = [found[run] for run in runs]
+        these = sorted((found[run] for run in (*aligned, *plain_runs)), key=lambda one: one[0].number)
         try:
             figure = draw_explanation(aligned, plain_runs)
         except AlignvisError as error:
@@ -106,30 +105,29 @@ def _points(value: float) -> str:
 def retrieved(entries: Sequence[Entry], root: Path) -> list[Html]:
     """Best, median and worst test pictures of some runs, beside their twins."""
     scored = {entry.path.resolve(): entry for entry in entries if entry.scores}
-    shown: set[tuple[Any, ...]] = set()
-    drawn = 0
-    parts: list[Html] = []
-    order = sorted(scored.values(), key=lambda entry: (not entry.record["aligned"], -(entry.scores or {})["top1"]))
-    for entry in order:
-        record = entry.record
-        pair = (
-            record["dataset"],
-            record["protocol"],
-            tuple(sorted({record["features"], record["twin"] or record["features"]})),
-        )
-        if pair in shown:
+    done: set[tuple[Any, ...]] = set()
+    pairs: list[tuple[Entry, Entry | None]] = []
+    # the first subject and seed of each embedding, with its twin: nobody chose them
+    for entry in sorted(
+        scored.values(), key=lambda one: (not one.record["aligned"], one.record["subject"], one.number)
+    ):
+        if _kind(entry) in done:
             continue
-        shown.add(pair)
-        if drawn == MOST_FIGURES:
-            continue
-        drawn += 1
         twin = find_twin(root, entry.path)
         other = scored.get(twin.resolve()) if twin else None
-        parts += _pictures(entry, other, root)
-    if len(shown) > drawn:
-        parts.append(missing(f"{len(shown) - drawn} more encoders are left out to keep the page small.",
-                             command(root, "show", "RUN")))  # fmt: skip
+        pairs.append((entry, other))
+        done |= {_kind(one) for one in (entry, other) if one}
+    parts = [part for entry, other in pairs[:MOST_FIGURES] for part in _pictures(entry, other, root)]
+    if len(pairs) > MOST_FIGURES:
+        names = [entry.name for entry, _ in pairs[MOST_FIGURES:]]
+        words = f"{count(len(names), 'more embedding')} left out, to keep the page small."
+        parts.append(missing(words, command(root, "show", names[0])))
     return parts
+
+
+def _kind(entry: Entry) -> tuple[Any, ...]:
+    record = entry.record
+    return (record["dataset"], record["protocol"], record["encoder"], record["recipe"]["name"], record["features"])
 
 
 def _pictures(entry: Entry, other: Entry | None, root: Path) -> list[Html]:
@@ -151,4 +149,7 @@ def _pictures(entry: Entry, other: Entry | None, root: Path) -> list[Html]:
                    f"{entry.record['subject']}, seed {entry.record['seed']}. They were chosen by rank, not by "
                    "hand. Runs ",
                    cited(used), ".")  # fmt: skip
-    return [inlined(figure, f"Retrieved pictures. {told}.", caption), source("similarity.safetensors", used)]
+    return [
+        inlined(figure, f"Retrieved pictures. {told}.", caption, photographs=True),
+        source("similarity.safetensors", used),
+    ]

@@ -90,6 +90,8 @@ def _train(entries: Sequence[Entry], root: Path) -> list[str]:
         groups.setdefault(key, []).append(entry)
     lines = []
     for runs in groups.values():
+        if not _known(runs[0].record["recipe"]):
+            continue
         axes = [list(dict.fromkeys(entry.record[key] for entry in runs)) for key in ("subject", "features", "seed")]
         whole = len(runs) == len(axes[0]) * len(axes[1]) * len(axes[2])
         lines += [_train_line(part, root) for part in ([runs] if whole else [[run] for run in runs])]
