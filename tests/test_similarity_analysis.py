@@ -254,10 +254,10 @@ def test_concepts_shared_by_training_and_test_are_counted(tiny, encoded):
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     root = tmp_path_factory.mktemp("simulated")
-    made = simulate_things_eeg2(root, concepts=24, test=60, noise=1.0)
+    made = simulate_things_eeg2(root, concepts=16, test=50, noise=1.0)
     images, raw = root / "images" / IMAGE_SET, root / "raw"
     assert made["subjects"] == [1]
-    prepare(raw, subject=1, images=images, out=root / "responses" / IMAGE_SET, sfreq=100)
+    prepare(raw, subject=1, images=images, out=root / "responses" / IMAGE_SET / "sub-01.safetensors", sfreq=100)
     encoders = [catalogue.load(name, root / "weights") for name in ("lowlevel", "untrained_vit")]
     extract(images, encoders, root / "features" / IMAGE_SET, workers=1)
     return study.open_study(root, [1])
