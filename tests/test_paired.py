@@ -129,6 +129,8 @@ def test_an_image_that_a_subject_did_not_see_counts_for_the_others():
     found = permutation(np.array([[0.5, 0.1, nan, nan], [nan, 0.3, 0.2, 0.4]]))
     assert found.mean == pytest.approx((0.3 + 0.3) / 2) and found.n == 4
     assert found.p == 2 / 16
+    uneven = permutation(np.array([[0.3, 0.6, 0.3, nan], [nan, nan, nan, 1.0]]))
+    assert uneven.mean == pytest.approx((0.4 + 1.0) / 2)  # every subject counts alike
     apart = permutation(np.array([[1.0, nan], [nan, -1.0]]))
     assert apart.mean == 0 and apart.p == 1.0
 

@@ -136,6 +136,7 @@ def test_neither_chunks_nor_other_studies_change_anything(monkeypatch):
         ([np.zeros((2, 3))], "one list of values a subject"),
         (np.array([[0.0, np.nan]]), "not finite"),
         ([np.array([0.0, np.inf])], "not finite"),
+        ([np.zeros(3), np.array([0.0, np.nan])], "not finite"),
     ],
 )
 def test_what_cannot_be_resampled_is_refused(hits, sentence):

@@ -77,5 +77,7 @@ def compare(
     else:
         write_comparisons(place, rows, [*notes, *map(str, broken)])
         screen.say(f"wrote {place}")
+    for error in broken[1:]:
+        screen.say(f"note: {error}")
     if broken:
-        raise AlignvisError(f"{broken[0]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""))
+        raise broken[0]
