@@ -43,11 +43,12 @@ def draw_comparison(rows: Sequence[dict[str, Any]]) -> Figure:
     for row in rows:
         blocks.setdefault(tuple(row[key] for key in BLOCK), []).append(row)
     heights = [ROW * len(block) + 0.3 for block in blocks.values()]
+    room = room_beside([_name(row) for row in rows])
     with looks():
         figure = new_figure(WIDTH, sum(heights) + (HEAD - 0.3) * len(blocks) + FOOT)
         panels = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, block in zip(panels, blocks.values(), strict=True):
-            _panel(axes, block)
+            _panel(axes, block, room)
         handles = [Line2D([], [], marker="o", ms=5.5, color=ALIGNED, label="mean, 95 % interval")]
         if any(row["n_subjects"] > 1 for row in rows):
             handles.append(Line2D([], [], marker="o", ls="", ms=3, mec=INK, mfc="white", mew=0.6, label="one subject"))
@@ -58,7 +59,7 @@ def draw_comparison(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _panel(axes: Axes, rows: Sequence[dict[str, Any]], room: float) -> None:
     one = rows[0]
     metric = METRICS[one["metric"]]
     for place, row in enumerate(rows):
@@ -69,12 +70,11 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             look = {"marker": "o", "ms": 3, "mfc": "white", "mec": INK, "mew": 0.6}
             axes.plot(subjects, [place + 0.22] * len(subjects), ls="", alpha=0.8, zorder=3, **look)
     axes.axvline(0, color=QUIET, lw=0.8, zorder=0)
-    names = [_name(row) for row in rows]
-    axes.set_yticks(range(len(rows)), names)
+    axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
     axes.tick_params(axis="y", length=0)
     unit = f" ({metric.unit})" if metric.unit else ""
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"difference in {TITLES.get(one['metric'], one['metric'])}{unit}")
-    axes.set_title(wrapped(_about(rows), room_beside(names)), loc="left", color=INK)
+    axes.set_title(wrapped(_about(rows), room), loc="left", color=INK)
 
 
 def _name(row: dict[str, Any]) -> str:

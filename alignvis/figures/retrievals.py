@@ -8,13 +8,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from alignvis.figures.style import ALIGNED, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
+from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
 from alignvis.figures.words import LETTER
 from alignvis.showing import BEST, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
 
 HIT, MISS = ALIGNED, "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
+SIMULATED = "SIMULATED brain"
 THICK, THIN = 3.0, 0.6  # points
-SHARP = 200  # pixels an inch
+SHARP = 2 * DPI  # pixels an inch that a picture is given; what is saved has `DPI`
 LINE, EDGE, RANK = 0.145, 0.08, 0.36  # inches: of a line of words, around the figure, of the column with the rank
 SMALLEST, LARGEST = 0.46, 0.8  # inches: of a picture, so that a similarity fits under it
 
@@ -34,7 +35,7 @@ class _Plan:
     @property
     def top(self) -> float:
         """Where the first row begins."""
-        return EDGE + LINE * (len(self.title) + max(map(len, self.head)) + 0.8)
+        return EDGE + LINE * (len(self.title) + max(map(len, self.head)) + 0.9)
 
     @property
     def row(self) -> float:
@@ -74,7 +75,6 @@ def draw_retrievals(showing: Showing, look: Look) -> Figure:
     with looks():
         figure = new_figure(plan.width, plan.height)
         figure.set_layout_engine("none")
-        figure.set_dpi(SHARP)
         _words(figure, showing, plan)
         for place, row in enumerate(showing.rows):
             _row(figure, plan, plan.top + place * plan.row, row, look)
@@ -87,9 +87,11 @@ def _plan(showing: Showing) -> _Plan:
     side = min(max(room / (1 + count * top), SMALLEST), LARGEST)
     groups = [EDGE + side + place * (RANK + top * side) for place in range(count)]
     width = groups[-1] + RANK + top * side + EDGE
-    head = [_head(one, int((top * side) / LETTER)) for one in showing.runs]
+    head = [_head(one, int(top * side / (1.08 * LETTER))) for one in showing.runs]
     letters = int((width - 2 * EDGE) / LETTER)
     title, caption = textwrap.wrap(_title(showing), letters), textwrap.wrap(_caption(showing), letters)
+    if any(one.record["simulated"] for one in showing.runs):
+        title.insert(0, SIMULATED)
     blank = _Plan(side, width, 0.0, groups, head, title, caption)
     height = blank.top + len(showing.rows) * blank.row + LINE * (len(caption) + 0.5) + EDGE
     return _Plan(side, width, height, groups, head, title, caption)
@@ -136,11 +138,9 @@ def _unit(runs: Sequence[Decoded]) -> str:
 
 
 def _words(figure: Figure, showing: Showing, plan: _Plan) -> None:
-    simulated = any(one.record["simulated"] for one in showing.runs)
-    if simulated:
-        _say(figure, plan, EDGE, EDGE, "SIMULATED brain", color=PLAIN, weight="bold")
     for place, line in enumerate(plan.title):
-        _say(figure, plan, EDGE, EDGE + LINE * (place + simulated), line)
+        look = {"color": PLAIN, "weight": "bold"} if line == SIMULATED else {}
+        _say(figure, plan, EDGE, EDGE + LINE * place, line, **look)
     below = plan.top - LINE * 0.35
     for one, left, lines in zip(showing.runs, plan.groups, plan.head, strict=True):
         _say(figure, plan, left + RANK / 2, below, "rank", ha="center", va="bottom", color=QUIET)

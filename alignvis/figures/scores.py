@@ -49,11 +49,12 @@ def draw_scores(scores: Sequence[dict[str, Any]]) -> Figure:
     for score in scores:
         blocks.setdefault(tuple(score[key] for key in BLOCK), []).append(score)
     rows = [_rows(block) for block in blocks.values()]
+    room = room_beside([_name(row) for some in rows for row in some])
     with looks():
         figure = new_figure(WIDTH, sum(ROW * len(some) + HEAD for some in rows) + FOOT)
         panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[ROW * len(some) + 0.3 for some in rows])
         for axes, block, some in zip(panels[:, 0], blocks.values(), rows, strict=True):
-            _panel(axes, block, some)
+            _panel(axes, block, some, room)
         _legend(figure, scores)
         if all(score["simulated"] for score in scores):
             say_simulated(figure)
@@ -80,7 +81,9 @@ def _top1(scores: Sequence[dict[str, Any]]) -> Pooled:
     return pool([(score["subject"], score["top1"]) for score in scores], [wilson(mean, n)])
 
 
-def _panel(axes: Axes, block: Sequence[dict[str, Any]], rows: Sequence[dict[bool, tuple[str, Pooled]]]) -> None:
+def _panel(
+    axes: Axes, block: Sequence[dict[str, Any]], rows: Sequence[dict[bool, tuple[str, Pooled]]], room: float
+) -> None:
     for place, row in enumerate(rows):
         at = {aligned: place + (APART if not aligned else -APART) * (len(row) > 1) for aligned in row}
         axes.plot([100 * float(row[k][1].mean) for k in row], list(at.values()), color=QUIET, lw=0.8, zorder=1)
@@ -88,12 +91,11 @@ def _panel(axes: Axes, block: Sequence[dict[str, Any]], rows: Sequence[dict[bool
             _dot(axes, pooled, at[aligned], aligned)
     chance = block[0]["top1_chance"]
     axes.axvline(100 * chance, color=QUIET, ls=":", lw=1, zorder=0)
-    names = [_name(row) for row in rows]
-    axes.set_yticks(range(len(rows)), names)
+    axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"right picture of {block[0]['gallery']} named first (top-1, %)")
     axes.set_xlim(0, max(axes.get_xlim()[1], 300 * chance))
     axes.tick_params(axis="y", length=0)
-    axes.set_title(wrapped(_about(block, rows), room_beside(names)), loc="left", color=INK)
+    axes.set_title(wrapped(_about(block, rows), room), loc="left", color=INK)
 
 
 def _name(row: dict[bool, tuple[str, Pooled]]) -> str:

@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from alignvis.errors import AlignvisError
+from alignvis.figures.comparison import draw_comparison
+from alignvis.figures.scores import draw_repetitions, draw_scores
+from alignvis.figures.style import ALIGNED, PLAIN
+from alignvis.stats import wilson
+
+
+def score(features="good", aligned=True, twin="good_noalign", subject=1, seed=0, top1=0.5, **changes):
+    about = {"dataset": "tiny", "simulated": False, "protocol": "within", "encoder": "nice", "recipe": "test"}
+    about |= {"n": 200, "gallery": 200, "repetitions": 80, "top1_chance": 0.005, "target": "embeddings"}
+    about |= {"features": features, "aligned": aligned, "twin": twin, "subject": subject, "seed": seed, "top1": top1}
+    return about | changes
+
+
+def plain(**changes):
+    return score("good_noalign", False, "good", **changes)
+
+
+def dots(axes) -> list[tuple[float, float, str, str]]:
+    """The large dots: across, down, edge and fill."""
+    found = [line for line in axes.lines if line.get_marker() == "o" and line.get_markersize() > 5]
+    return [
+        (line.get_xdata()[0], line.get_ydata()[0], line.get_markeredgecolor(), line.get_markerfacecolor())
+        for line in found
+    ]
+
+
+def labels(axes) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_averaged_then_subjects_and_twins_share_a_row():
+    scores = [score(top1=0.2), score(seed=1, top1=0.4), score(subject=2, top1=0.6), plain(top1=0.1)]
+    (axes,) = draw_scores(scores).axes
+    (x1, y1, edge1, fill1), (x2, y2, edge2, fill2) = dots(axes)
+    assert (x1, x2) == pytest.approx((100 * (0.3 + 0.6) / 2, 10))
+    assert (edge1, fill1, edge2, fill2) == (ALIGNED, ALIGNED, PLAIN, "white")
+    assert labels(axes) == ["good"] and abs(y1) < 0.5 and abs(y2) < 0.5 and y1 < y2
+    joined = [line for line in axes.lines if list(line.get_ydata()) == [y1, y2]]
+    assert np.asarray(joined[0].get_xdata()) == pytest.approx([x1, x2])
+
+
+def test_the_best_encoder_stands_at_the_top_and_one_without_a_twin_alone():
+    scores = [score("a", top1=0.1, twin=None), score("b", top1=0.4, twin=None), plain(top1=0.3), score(top1=0.2)]
+    (axes,) = draw_scores(scores).axes
+    assert labels(axes) == ["b", "good", "a"] and axes.get_ylim() == (2.5, -0.5)
+
+
+def test_intervals_are_students_over_three_subjects_and_wilsons_over_pictures_of_one():
+    def interval(scores):
+        (axes,) = draw_scores(scores).axes
+        (line,) = [line for line in axes.lines if line.get_linewidth() == 1.2 and line.get_marker() == "None"]
+        return np.asarray(line.get_xdata())
+
+    shares = [0.4, 0.5, 0.7]
+    low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
+    found = interval([score(subject=subject, top1=share) for subject, share in enumerate(shares)])
+    assert found == pytest.approx([100 * max(0, low), 100 * min(1, high)])
+    assert interval([score(top1=0.4), score(seed=1, top1=0.6)]) == pytest.approx(100 * np.array(wilson(0.5, 200)))
+    (axes,) = draw_scores([score(subject=1), score(subject=2)]).axes
+    assert not [line for line in axes.lines if line.get_linewidth() == 1.2 and line.get_marker() == "None"]
+    assert "no interval" in " ".join(axes.get_title(loc="left").split())
+
+
+def test_every_subject_is_a_faint_dot_and_chance_a_dotted_line():
+    (axes,) = draw_scores([score(subject=subject, top1=0.1 * subject) for subject in (1, 2, 3)]).axes
+    (subjects,) = [line for line in axes.lines if line.get_markersize() == 2.5]
+    assert np.asarray(subjects.get_xdata()) == pytest.approx([10, 20, 30]) and subjects.get_alpha() < 1
+    (chance,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert chance.get_xdata()[0] == pytest.approx(0.5)
+
+
+def test_scores_of_other_protocols_have_panels_of_their_own():
+    other = score(dataset="meg", n=100, gallery=100, simulated=True, top1_chance=0.01)
+    figure = draw_scores([score(), other, score("b", encoder="linear")])
+    titles = [" ".join(axes.get_title(loc="left").split()) for axes in figure.axes]
+    assert len(titles) == 3 and sum("SIMULATED" in title for title in titles) == 1 and figure.get_suptitle() == ""
+    assert "tiny, nice, test, trained on the same subject: n = 200 test responses, each the mean of 80" in titles[0]
+    assert "right picture of 100 named first (top-1, %)" in [axes.get_xlabel() for axes in figure.axes]
+    assert draw_scores([other]).get_suptitle() == "SIMULATED brain"
+
+
+def test_inner_layers_are_named_and_paired_with_their_own():
+    scores = [score(), plain(), score(target="layer.6"), plain(target="layer.6", top1=0.1)]
+    (axes,) = draw_scores(scores).axes
+    assert sorted(labels(axes)) == ["good", "good (layer.6)"]
+    (axes,) = draw_scores([score("glocal", twin="clip"), score("clip", False, "glocal")]).axes
+    assert labels(axes) == ["glocal\nclip"]
+
+
+# --- repetitions -----------------------------------------------------------------------------------------------------
+
+
+def curve(top1, **changes):
+    counts = [1, 2, 4, 8]
+    about = {"repetitions": counts, "top1": top1, "top1_low": [t - 0.02 for t in top1]}
+    about |= {"top1_high": [t + 0.02 for t in top1], "draws": 20, "chance": 0.005}
+    return score(**changes) | about
+
+
+def test_a_curve_has_its_band_and_the_axis_doubles_evenly():
+    figure = draw_repetitions([curve([0.1, 0.2, 0.3, 0.4]), curve([0.1] * 4, **{"features": "x", "aligned": False})])
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log" and list(axes.get_xticks()) == [1, 2, 4, 8]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8"]
+    good, bad, chance = axes.lines
+    assert np.asarray(good.get_ydata()) == pytest.approx([10, 20, 30, 40]) and good.get_linestyle() == "-"
+    assert (bad.get_linestyle(), bad.get_markerfacecolor()) == ("--", "white")
+    assert chance.get_linestyle() == ":" and chance.get_ydata()[0] == pytest.approx(0.5)
+    ends = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (ends.min(), ends.max()) == pytest.approx((8, 42))
+
+
+def test_curves_of_subjects_are_averaged_after_those_of_seeds():
+    curves = [curve([0.1] * 4), curve([0.3] * 4, seed=1), curve([0.8] * 4, subject=2)]
+    lines = draw_repetitions(curves).axes[0].lines
+    assert sorted({round(float(line.get_ydata()[0]), 6) for line in lines[:3]}) == [20, 50, 80]
+
+
+def test_curves_over_other_numbers_of_repetitions_have_no_mean():
+    other = curve([0.1] * 4, subject=2) | {"repetitions": [1, 2, 4, 12]}
+    with pytest.raises(AlignvisError, match="good were asked about other numbers of repetitions"):
+        draw_repetitions([curve([0.1] * 4), other])
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def comparison(difference=0.2, subjects=(0.1, 0.3), **changes):
+    sides = [{"features": name, "encoder": "nice", "recipe": "test", "pool": []} for name in ("good", "good_noalign")]
+    about = {"metric": "top1", "first": sides[0], "second": sides[1], "dataset": "tiny", "simulated": True}
+    about |= {"gallery": 200, "galleries": "test images", "repetitions": 80, "n_images": 200}
+    about |= {"difference": difference, "interval": [0.15, 0.25], "interval_over": "subjects and images"}
+    about |= {
+        "n_subjects": len(subjects),
+        "subjects": [{"subject": i, "difference": d} for i, d in enumerate(subjects)],
+    }
+    return about | changes
+
+
+def test_a_comparison_is_a_dot_with_its_interval_and_its_subjects():
+    figure = draw_comparison([comparison()])
+    (axes,) = figure.axes
+    interval, mean, subjects, zero = axes.lines
+    assert np.asarray(interval.get_xdata()) == pytest.approx([15, 25]) and mean.get_xdata()[0] == pytest.approx(20)
+    assert np.asarray(subjects.get_xdata()) == pytest.approx([10, 30]) and zero.get_xdata()[0] == 0
+    assert labels(axes) == ["good\nagainst good_noalign"] and axes.get_xlabel() == "difference in top-1 (points)"
+    title = " ".join(axes.get_title(loc="left").split())
+    assert "2 subjects, 200 test images, each the mean of 80 repetitions, among 200 test images" in title
+    assert "95 % bootstrap interval over subjects and images" in title and figure.get_suptitle() == "SIMULATED brain"
+
+
+def test_a_reciprocal_rank_has_no_unit_and_one_subject_no_dots_of_its_own():
+    (axes,) = draw_comparison([comparison(metric="mrr", subjects=(0.2,))]).axes
+    assert axes.get_xlabel() == "difference in mean reciprocal rank" and len(axes.lines) == 3
+    assert axes.lines[1].get_xdata()[0] == pytest.approx(0.2)
+
+
+def test_comparisons_of_other_metrics_or_datasets_are_not_mixed():
+    rows = [comparison(), comparison(metric="top5"), comparison(dataset="other", simulated=False), comparison(0.1)]
+    figure = draw_comparison(rows)
+    assert [len(labels(axes)) for axes in figure.axes] == [2, 1, 1] and figure.get_suptitle() == ""
+
+
+def test_brain_encoders_are_named_where_they_are_what_differs():
+    row = comparison()
+    row["second"] = row["first"] | {"encoder": "linear"}
+    assert labels(draw_comparison([row]).axes[0]) == ["nice\nagainst linear"]
+
+
+@pytest.mark.parametrize("draw", [draw_scores, draw_repetitions, draw_comparison])
+def test_nothing_to_draw_is_a_sentence(draw):
+    with pytest.raises(AlignvisError, match="there (are|is) no .* to draw; make (some|one) with: alignvis"):
+        draw([])
+
+
+@pytest.mark.parametrize("long", ["good", "harmonization_vitb16_imagenet_and_then_some"])
+def test_titles_stay_on_the_figure(long):
+    scores = [score(long, top1=0.9, recipe="alignvis-fixed+rate-0.002+batch-32+epochs-25"), plain(top1=0.1)]
+    row = comparison()
+    row["first"] = row["first"] | {"features": long, "recipe": "alignvis-fixed+rate-0.002+batch-32+epochs-25"}
+    for figure in (draw_scores(scores), draw_comparison([row]), draw_repetitions([curve([0.1] * 4, features=long)])):
+        figure.canvas.draw()
+        for axes in figure.axes:
+            (title,) = [
+                text for text in axes.get_children() if getattr(text, "get_text", str)() == axes.get_title("left")
+            ]
+            box = title.get_window_extent()
+            assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
