@@ -71,6 +71,7 @@ def draw_encoding(result: Mapping[str, Any], maps: Mapping[str, NDArray[np.float
         mapped = result["times"] is not None and result["channel_names"] is not None
         shown = _mapped(result) if mapped else []
         figure = new_figure(WIDTH, PANEL * (len(shown) + 1) + 1.2)
+        figure.get_layout_engine().set(w_pad=0.12)  # inches; what the layout misjudges of labels stays on the figure
         heights = [1, len(shown)] if shown else [1]
         upper, *lower = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         if result["times"] is None:
