@@ -226,6 +226,16 @@ def test_seeds_are_averaged_within_subjects_and_those_without_a_partner_are_said
     assert "1-2 seeds" in comparisons_table([row])
 
 
+def test_an_encoder_whose_twin_was_never_asked_is_said(template, tmp_path):
+    study(tmp_path, template, subjects=2, seeds=1)
+    write(tmp_path, template, "lonely", 1)
+    said: list[str] = []
+    assert len(compare(tmp_path, say=said.append, **FAST)) == 1
+    assert said == [
+        "note: 1 scored run of lonely has no partner and was left out: there is no scored run of lonely_noalign"
+    ]
+
+
 def test_one_subject_is_tested_over_images_alone(template, tmp_path):
     study(tmp_path, template, subjects=1)
     (row,) = compare(tmp_path, **FAST)
@@ -269,6 +279,7 @@ def test_subjects_left_out_and_subjects_trained_on_stand_apart(template, tmp_pat
     assert [row["t"]["family"] for row in rows] == [1, 1]
     text = comparisons_table(rows)
     assert "trained on the same subject" in text and "trained on the other subjects of 1, 2, 3" in text
+    assert text.count("take them for independent") == 1
     (row,) = compare(tmp_path, "pooled_human_?", "tiny_*_human_linear_*", **FAST)
     assert row["differs"] == ["pool"] and row["n_subjects"] == 3
 

@@ -141,7 +141,10 @@ def grouped(
         AlignvisError: when the sides differ in more than can be said to be compared, or in nothing.
     """
     if not first or not second:
-        return []
+        side, place = (first, 0) if first else (second, 1)
+        runs = "runs of {} have no partner and were" if len(side) > 1 else "run of {} has no partner and was"
+        why = f"{len(side)} scored {runs.format(names[place])} left out: there is no scored run of {names[1 - place]}"
+        return [Group({}, {}, (), [], [why])] if side else []
     differs = _differing(first, second, may_differ, names)
     sides = [_by_key(side, [key for key in (*EQUAL, *FREE) if key not in differs], broken) for side in (first, second)]
     groups = []

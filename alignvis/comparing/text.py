@@ -56,6 +56,11 @@ def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append("Of one subject the interval is over images alone, and nothing is said about other subjects.")
     if 2 <= min(row["n_subjects"] for row in rows) < 5:
         lines.append("Few subjects: the bootstrap is too short where they differ, and Wilcoxon's p cannot be small.")
+    if any(one[side]["pool"] for side in SIDES):
+        lines.append(
+            "Subjects left out were decoded by what the same others taught: tests over subjects take them for "
+            "independent of each other, which they are not quite."
+        )
     return [part for line in lines for part in textwrap.wrap(line, WIDTH)]
 
 
