@@ -25,6 +25,7 @@ from alignvis.figures.style import (
 from alignvis.recordings.montage import montage
 from alignvis.similarity_table import repetitions_averaged
 
+PAD = 0.12  # inches at both sides: what the layout misjudges of labels stays on the figure
 PANEL = 2.5  # inches, height of a panel
 LINES = 5  # curves in a panel
 PAIRS = 4  # pairs of an aligned encoder and its twin that are drawn, and maps
@@ -46,6 +47,7 @@ def draw_rsa(result: Mapping[str, Any]) -> Figure:
     with looks():
         panels = _panels(result["features"])
         figure = new_figure(WIDTH, PANEL * len(panels) + 1.1)
+        figure.get_layout_engine().set(w_pad=PAD)
         axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for ax, rows in zip(axes, panels, strict=True):
             curves = [(row, row["r"], row["interval"]) for row in rows]
@@ -71,7 +73,7 @@ def draw_encoding(result: Mapping[str, Any], maps: Mapping[str, NDArray[np.float
         mapped = result["times"] is not None and result["channel_names"] is not None
         shown = _mapped(result) if mapped else []
         figure = new_figure(WIDTH, PANEL * (len(shown) + 1) + 1.2)
-        figure.get_layout_engine().set(w_pad=0.12)  # inches; what the layout misjudges of labels stays on the figure
+        figure.get_layout_engine().set(w_pad=PAD)
         heights = [1, len(shown)] if shown else [1]
         upper, *lower = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         if result["times"] is None:
