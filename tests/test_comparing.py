@@ -294,7 +294,13 @@ def test_holm_is_over_the_encoders_of_a_table(template, tmp_path):
     for test in ("t", "wilcoxon", "permutation"):
         assert [row[test]["p_holm"] for row in rows] == holm([row[test]["p"] for row in rows])
         assert {row[test]["family"] for row in rows} == {3}
-    assert "by Holm over the 3 comparisons of this table" in " ".join(comparisons_table(rows).split())
+    text = " ".join(comparisons_table(rows).split())
+    assert "by Holm over the 3 comparisons of this table" in text and "Holm is over the others" not in text
+    for features in ("lonely", "lonely_noalign"):
+        write(tmp_path, template, features)
+    rows = compare(tmp_path, **FAST)
+    assert [rows[1][test] and rows[1][test]["family"] for test in ("t", "wilcoxon", "permutation")] == [None, None, 4]
+    assert rows[0]["t"]["family"] == 3 and "Holm is over the others" in comparisons_table(rows)
 
 
 def test_brain_encoders_and_recipes_are_compared_too(template, tmp_path):

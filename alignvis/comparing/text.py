@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from alignvis.comparing.comparisons import block_of
+from alignvis.comparing.comparisons import TESTS, block_of
 from alignvis.comparing.values import METRICS, Metric
 
 HEAD = ("A against B", "n", "mean", "A - B", "t over subjects", "Wilcoxon, subjects", "signs over images")
@@ -52,6 +52,8 @@ def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
         "subjects are about other subjects who see these images, the one over images (the signs of their differences "
         "exchanged) about other images seen by these subjects.",
     ]
+    if {row[test]["family"] for row in rows for test in TESTS if row[test]} != {len(rows)}:
+        lines.append("Where a test is impossible for a comparison, Holm is over the others.")
     if min(row["n_subjects"] for row in rows) == 1:
         lines.append("Of one subject the interval is over images alone, and nothing is said about other subjects.")
     if 2 <= min(row["n_subjects"] for row in rows) < 5:
