@@ -22,6 +22,7 @@ from alignvis.runs import all_runs, read_record, read_scores, stated_path
 from alignvis.scoring import read_similarity
 
 ALIKE = ("dataset", "protocol", "subject", "trained_on", "encoder", "seed")  # of the records of a run and its twin
+MOST = 400  # rows of a figure
 CHOSEN, BEST, MEDIAN, WORST, FIRST = "chosen", "best", "median", "worst", "first"
 
 
@@ -191,6 +192,8 @@ def show(
         chosen = _by_rank(chief, best, median, worst)
     if not chosen or top < 1:
         raise AlignvisError("asked for no picture; ask for one or more, with a top of at least 1")
+    if len(chosen) > MOST:
+        raise AlignvisError(f"asked for {len(chosen)} pictures, and a figure has room for {MOST}; ask for fewer")
     return Showing(decoded, [Row(image, why, [_answer(one, image, top) for one in decoded]) for image, why in chosen])
 
 

@@ -185,6 +185,16 @@ def test_words_do_not_lie_on_each_other_or_on_pictures(scored, tmp_path, images)
     assert not covered
 
 
+def test_letters_that_the_font_lacks_and_ids_of_any_length_are_drawn(scored, tmp_path):
+    ids = [f"{'long/' * 60}\u732b{place}\n$x$.png" for place in range(8)]
+    run = scored(tmp_path / "a", np.eye(8), "good")
+    say(run, np.eye(8), ids)
+    figure = draw_retrievals(show([run], first=1, top=1), lambda image, side: np.zeros((4, 4, 3), np.uint8))
+    drawn(figure, "png")
+    (line,) = [text for text in figure.texts if text.get_text().startswith("first: ...")]
+    assert line.get_text().endswith("?0?$x$.png") and line.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_a_missing_picture_is_a_sentence_that_names_the_folder(scored, tmp_path, images):
     run = scored(tmp_path / "a", np.eye(8), "good")
     (images / IDS[1]).unlink()

@@ -113,6 +113,13 @@ def test_the_first_pictures_of_the_table_can_be_taken(root):
     assert [row.image for row in show([run], first=3).rows] == images_of(run)[:3]
 
 
+def test_a_figure_is_never_too_long_to_be_drawn(root, monkeypatch):
+    monkeypatch.setattr("alignvis.showing.MOST", 3)
+    assert len(show([root / "runs/one"], first=3).rows) == 3
+    with pytest.raises(AlignvisError, match="asked for 4 pictures, and a figure has room for 3"):
+        show([root / "runs/one"], first=4)
+
+
 # --- which runs ------------------------------------------------------------------------------------------------------
 
 

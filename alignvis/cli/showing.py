@@ -71,7 +71,7 @@ def show(
         other = None
     showing = choose([run, other] if other else [run], queries=queries, best=best, median=median, worst=worst, top=top)
     with looking(images or image_folder(screen.root, run)) as look:
-        figure = draw_retrievals(showing, look)
+        figure = draw_retrievals(showing, look, screen.bar())
     save(figure, out)
     screen.result({**showing.as_json(), "figure": str(out)}, _told(showing.as_json(), out))
 

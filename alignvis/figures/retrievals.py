@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 
 from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
 from alignvis.figures.words import LETTER
+from alignvis.progress import Progress, silent
 from alignvis.showing import BEST, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
 
 HIT, MISS = ALIGNED, "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
 SIMULATED = "SIMULATED brain"
 THICK, THIN = 3.0, 0.6  # points
 SHARP = 2 * DPI  # pixels an inch that a picture is given; what is saved has `DPI`
+LAST = 0x0590  # letters before this are Latin, Greek, Cyrillic and Armenian
 LINE, EDGE, RANK = 0.145, 0.08, 0.36  # inches: of a line of words, around the figure, of the column with the rank
 SMALLEST, LARGEST = 0.46, 0.8  # inches: of a picture, so that a similarity fits under it
 
@@ -58,7 +60,7 @@ def show_retrievals(runs: Sequence[Path], images: Path, out: Path, *, queries: i
     save(figure, out)
 
 
-def draw_retrievals(showing: Showing, look: Look) -> Figure:
+def draw_retrievals(showing: Showing, look: Look, progress: Progress = silent) -> Figure:
     """Draw a row a test picture: what was shown, and what was most similar to the response to it in each run.
 
     Under each picture stands its similarity, before them the rank of the right picture, which has a thick frame.
@@ -78,6 +80,7 @@ def draw_retrievals(showing: Showing, look: Look) -> Figure:
         _words(figure, showing, plan)
         for place, row in enumerate(showing.rows):
             _row(figure, plan, plan.top + place * plan.row, row, look)
+            progress(place + 1, len(showing.rows), "drawing pictures")
     return figure
 
 
@@ -99,7 +102,7 @@ def _plan(showing: Showing) -> _Plan:
 
 def _head(one: Decoded, letters: int) -> list[str]:
     low, high = one.scores["top1_interval"]
-    kind = "aligned to people" if one.record["aligned"] else "not aligned"
+    kind = "aligned" if one.record["aligned"] else "not aligned"
     score = f"top-1 {100 * one.scores['top1']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     return [*textwrap.wrap(one.label, max(letters, 10)), *textwrap.wrap(f"{kind}; {score}", max(letters, 10))]
 
@@ -155,7 +158,7 @@ def _words(figure: Figure, showing: Showing, plan: _Plan) -> None:
 
 def _row(figure: Figure, plan: _Plan, top: float, row: Row, look: Look) -> None:
     letters = int((plan.width - 2 * EDGE) / LETTER) - len(row.why) - 2
-    image = row.image if len(row.image) <= letters else f"...{row.image[3 - letters :]}"
+    image = _known(row.image if len(row.image) <= letters else f"...{row.image[3 - letters :]}")
     _say(figure, plan, EDGE, top + 0.1 * LINE, f"{row.why}: {image}")
     pictures = top + 1.2 * LINE
     _picture(figure, plan, EDGE, pictures, row.image, look, None)
@@ -171,6 +174,11 @@ def _answers(figure: Figure, plan: _Plan, left: float, top: float, image: str, a
         _picture(figure, plan, x, top, near, look, near == image)
         middle = x + plan.side / 2
         _say(figure, plan, middle, top + plan.side + 0.12 * LINE, _number(similarity), ha="center", color="#404040")
+
+
+def _known(text: str) -> str:
+    """A text with a question mark for each letter that matplotlib's own font may lack."""
+    return "".join(letter if letter.isprintable() and ord(letter) < LAST else "?" for letter in text)
 
 
 def _number(similarity: float) -> str:
