@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from alignvis.recipe import Recipe
+from alignvis.recordings.brain import ELECTRODES, drives, make_brain
 from alignvis.train_runs import train_run
 from tests.tables import image_ids, write_features, write_responses
 
@@ -50,3 +51,28 @@ def trained(root: Path, encoder: str, name: str = "", features: str = "plain", r
     tables = root / "responses/tiny/sub-01.safetensors", root / f"features/tiny/{features}.safetensors"
     train_run(*tables, run, encoder=encoder, recipe=recipe, recipe_name="hidden", seed=seed)
     return run
+
+
+def simulated_brain(root: Path, *, images: int = 400, tests: int = 60, noise: float = 1.0, seed: int = 0) -> Path:
+    """A root as `hidden` makes it, in which the simulator's own brain answers, at 63 electrodes and 250 Hz.
+
+    It answers 50 to 300 ms after onset, through bumps around C, CP, P, PO and O electrodes. Embeddings are its factors.
+    """
+    factors = 6
+    rng = np.random.default_rng([seed, 9])
+    brain = make_brain(factors, noise, 2.0, np.random.default_rng(seed))
+    ids = image_ids(images // 10, 10), image_ids(tests, 1, "test_images")
+    latent = rng.standard_normal((images + tests, factors))
+    courses = np.zeros((len(brain.courses), 1000))
+    courses[:, : brain.courses.shape[1]] = brain.courses
+    signal = np.einsum("is,sc,st->ict", drives(latent), brain.patterns, courses[:, ::4])[:, None]
+
+    def recorded(clean: np.ndarray, repetitions: int) -> np.ndarray:
+        drawn = rng.standard_normal((len(clean), repetitions, *clean.shape[2:]), dtype=np.float32)
+        return clean + np.einsum("dc,irct->irdt", brain.mixing.astype("f4"), drawn)
+
+    tables = recorded(signal[:images], 2), recorded(signal[images:], 4)
+    about = {"channels": list(ELECTRODES), "sfreq": 250.0}
+    write_responses(root / "responses/tiny/sub-01.safetensors", *tables, ids, **about)
+    write_features(root / "features/tiny/plain.safetensors", latent, ids[0] + ids[1], encoder="plain")
+    return root
