@@ -69,6 +69,12 @@ class Asked:
             (queries, channels, times) float32 on the CPU, the mean over repetitions, or with ``apart``
             (queries, repetitions, channels, times).
         """
+        count, repetitions = self.responses.test.shape[:2]
+        if not apart and repetitions > 1:  # the same to the bit, without all the repetitions in memory
+            whole = torch.empty(count, *shape_of(self.responses, self.recipe))
+            for rows, means in self.averages(np.ones((1, count, repetitions), bool), progress=progress):
+                whole[rows] = means[0].cpu()
+            return whole
         options = {"apart": apart, "device": self.device, "progress": progress}
         return average(self.responses, "test", self.recipe, lambda responses: responses, **options).cpu()
 
@@ -88,16 +94,23 @@ class Asked:
         recipe = replace(self.recipe, normalisation="none") if mean_first else self.recipe
         count, repetitions = subsets.shape[1:]
         one = 4 * int(np.prod(self.responses.test.shape[2:])) * (3 * repetitions + 2 * len(subsets))
-        for rows in np.array_split(np.arange(count), -(-count // max(1, ROOM // one))):
+        parts = -(-count // max(1, ROOM // one))
+        done = 0
+        for start in range(parts):
+            # spread over the table, so that a channel that was dead for a while is not taken for one that always was
+            rows = np.arange(start, count, parts)
             options = {"rows": rows, "apart": True, "device": self.device}
             single = average(self.responses, "test", recipe, lambda responses: responses, **options)
             chosen = torch.from_numpy(subsets[:, rows]).to(single)
             chosen /= chosen.sum(dim=2, keepdim=True)
             means = torch.einsum("sir,irct->sict", chosen, single)
+            for subset in np.flatnonzero(subsets[:, rows].all(axis=(1, 2))):  # as `average` rounds
+                means[subset] = single.mean(dim=1)
             if mean_first:
                 means = NORMALISATIONS["mean"](means.flatten(0, 1)[:, None]).view(means.shape)
             yield rows, means
-            progress(int(rows[-1]) + 1, count, "averaging some of the repetitions")
+            done += len(rows)
+            progress(done, count, "averaging test repetitions")
 
     def brain(self, treated: Tensor) -> Tensor:
         """Map responses, (queries, channels, times), to brain vectors, (queries, shared) float32, on the device."""

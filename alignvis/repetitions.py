@@ -1,11 +1,13 @@
 """What repeating a test picture is worth: scores against the repetitions averaged, and how reliable the reading is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alignvis import files, store
 from alignvis.asking import Asked, ask
@@ -32,26 +34,34 @@ CURVE = {
 }
 
 
-def reliability(asked: Asked, *, draws: int = HALVES, seed: int = 0, progress: Progress = silent) -> float | None:
-    """How reliable the brain vectors are that are read from the mean of all test repetitions.
+def read_reliably(
+    asked: Asked, *, draws: int = HALVES, seed: int = 0, progress: Progress = silent
+) -> tuple[Tensor, float | None]:
+    """Compare all test responses with the gallery, and say how reliable the brain vectors are that this rests on.
 
     The repetitions of each image are cut into random halves, both are averaged and read by the decoder, and what is
     read is correlated over images: mean over the vector's numbers and over cuts, stepped up to all repetitions. No
-    decoder's answer can correlate with such vectors by more than the root of it (`reliability.noise_ceiling`).
+    decoder's answer can correlate with such vectors by more than the root of it (`reliability.noise_ceiling`). The
+    table is read once for both.
 
     Returns:
-        At most 1; none for a table of one repetition.
+        (queries, gallery) similarities on the CPU, and a reliability of at most 1; none for a table of one repetition.
 
     Source: Spearman (1910) and Brown (1910), see `reliability.stepped_up`.
     """
     images, repetitions = asked.responses.test.shape[:2]
     if repetitions < 2 or images < 2:
-        return None
+        return asked.similarities(asked.treated(progress=progress)), None
     rng = np.random.default_rng(seed)
-    cuts = np.stack([halves(images, repetitions, rng) for _ in range(draws)])
-    found = _correlated(asked, cuts.reshape(-1, images, repetitions), progress)[0]
+    cuts = np.concatenate([halves(images, repetitions, rng) for _ in range(draws)])
+    everything = np.ones((1, images, repetitions), bool)
+    found = [Correlations(asked.gallery.shape[1]) for _ in range(draws)]
+    whole = torch.empty(images, *(asked.record["shape"][key] for key in ("channels", "times")))
+    for rows, means in asked.averages(np.concatenate([cuts, everything]), progress=progress):
+        _correlate(found, asked.brain(means[: len(cuts)].flatten(0, 1)).unflatten(0, (len(cuts), len(rows))))
+        whole[rows] = means[-1].cpu()
     both = of_halves(found, repetitions)
-    return both[0] if both else None
+    return asked.similarities(whole), both[0] if both else None
 
 
 def measure_curve(
@@ -166,7 +176,7 @@ def _measure(asked: Asked, draws: int, seed: int, progress: Progress) -> dict[st
     places = rng.random((draws, n, repetitions)).argsort(axis=2).argsort(axis=2)
     subsets = [*(places < count for count in counts[:-1]), np.ones((1, n, repetitions), bool)]
     cuts = np.stack([halves(n, repetitions, rng) for _ in range(draws)]).reshape(-1, n, repetitions)
-    correlated, found = _correlated(asked, np.concatenate([cuts, *subsets]), progress, len(cuts))
+    correlated, found = _read(asked, cuts, np.concatenate(subsets), progress)
     curve: dict[str, Any] = {"repetitions": counts, "draws": draws, "seed": seed, "n": n, "gallery": len(asked.gallery)}
     curve |= {key: [] for key in SHARES}
     start = 0
@@ -187,26 +197,27 @@ def _measure(asked: Asked, draws: int, seed: int, progress: Progress) -> dict[st
     return curve | {"queries_fingerprint": store.fingerprint(asked.responses.path)}
 
 
-def _correlated(
-    asked: Asked, subsets: NDArray[np.bool_], progress: Progress, cuts: int | None = None
+def _read(
+    asked: Asked, cuts: NDArray[np.bool_], subsets: NDArray[np.bool_], progress: Progress
 ) -> tuple[list[Correlations], NDArray[np.int64]]:
-    """Read the mean of each subset: correlate those of halves, which come first and in pairs, and rank the others.
-
-    Args:
-        cuts: so many of the subsets are halves; none means all.
+    """Read the mean of each half, and correlate them, and that of each subset, and rank the right picture.
 
     Returns:
-        One a pair, and (other subsets, images) ranks of the right picture. Brain vectors are not kept.
+        One correlation a pair of halves, and (subsets, images) ranks. Brain vectors are not kept.
     """
-    cuts = len(subsets) if cuts is None else cuts
-    found = [Correlations(asked.gallery.shape[1]) for _ in range(cuts // 2)]
-    places = np.zeros((len(subsets) - cuts, subsets.shape[1]), np.int64)
-    for rows, means in asked.averages(subsets, progress=progress):
-        vectors = asked.brain(means.flatten(0, 1)).view(*means.shape[:2], -1)
-        for pair, one in enumerate(found):
-            one.add(*vectors[2 * pair : 2 * pair + 2].cpu().numpy())
+    found = [Correlations(asked.gallery.shape[1]) for _ in range(len(cuts) // 2)]
+    places = np.zeros(subsets.shape[:2], np.int64)
+    for rows, means in asked.averages(np.concatenate([cuts, subsets]), progress=progress):
+        vectors = asked.brain(means.flatten(0, 1)).unflatten(0, means.shape[:2])
+        _correlate(found, vectors[: len(cuts)])
         with torch.inference_mode():
-            for subset, read in enumerate(vectors[cuts:]):
+            for subset, read in enumerate(vectors[len(cuts) :]):
                 similarities = similarity(read, asked.gallery, asked.recipe.sides, asked.recipe.centre).cpu()
                 places[subset, rows] = ranks(similarities, torch.from_numpy(rows)).numpy()
     return found, places
+
+
+def _correlate(found: Sequence[Correlations], vectors: Tensor) -> None:
+    """Take in the brain vectors of halves, (2 x cuts, images, numbers), the two of a cut one after the other."""
+    for cut, one in enumerate(found):
+        one.add(*vectors[2 * cut : 2 * cut + 2].cpu().numpy())

@@ -17,7 +17,7 @@ from alignvis.errors import AlignvisError
 from alignvis.exchange.galleries import CENTRES
 from alignvis.pairs import concept
 from alignvis.progress import Progress, silent
-from alignvis.repetitions import reliability
+from alignvis.repetitions import read_reliably
 from alignvis.retrieval import N_WAY, TOP, chances, measures, n_way, of_places, ranks, subset_galleries, ties
 from alignvis.runs import (
     all_runs,
@@ -67,7 +67,7 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
 def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     asked = ask(run, device=device)
     record, recipe, responses = asked.record, asked.recipe, asked.responses
-    similarities = asked.similarities(asked.treated(progress=progress))
+    similarities, reliability = read_reliably(asked, progress=progress)
     n, size = similarities.shape
     scores: dict[str, Any] = {key: record[key] for key in (*COPIED, "weights_sha256")}
     scores |= {"recipe": record["recipe"]["name"], "target": recipe.target, "validation": recipe.validation}
@@ -78,7 +78,7 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     scores["subset_galleries"] = subset_galleries(similarities, SUBSET) if small else None
     scores["ranks"] = _by_id(scores["ranks"], responses.test_images)
     scores["images_sha256"] = sha256("\n".join(sorted(responses.test_images)).encode()).hexdigest()
-    scores |= {"leakage": asked.leakage, "reliability": reliability(asked, progress=progress)}
+    scores |= {"leakage": asked.leakage, "reliability": reliability}
     scores["queries_fingerprint"] = store.fingerprint(responses.path)
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
     save_tensors({"similarity": similarities}, run / "similarity.safetensors", {"table": "similarity", **ids})

@@ -14,7 +14,7 @@ from alignvis.asking import ask
 from alignvis.averaging import average
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
-from alignvis.repetitions import curve_of, measure_curve, read_curve, reliability, steps
+from alignvis.repetitions import curve_of, measure_curve, read_curve, read_reliably, steps
 from alignvis.retrieval import ranks, top_k
 from alignvis.runs import read_record
 from alignvis.scoring import evaluate_run
@@ -85,11 +85,33 @@ def test_memory_is_bounded_and_the_parts_make_the_whole(run, monkeypatch):
     monkeypatch.setattr(asking, "ROOM", 4 * 3 * 120 * (12 + 6) * 7)
     parts = list(asked.averages(subsets))
     assert len(parts) == 6 and max(len(rows) for rows, _ in parts) == 7
-    assert np.concatenate([rows for rows, _ in parts]).tolist() == list(range(40))
-    torch.testing.assert_close(torch.cat([means for _, means in parts], dim=1), whole)
+    assert sorted(np.concatenate([rows for rows, _ in parts]).tolist()) == list(range(40))
+    for rows, means in parts:
+        torch.testing.assert_close(means, whole[:, rows])
+    treated = average(asked.responses, "test", asked.recipe, lambda responses: responses)
+    assert torch.equal(asked.treated(), treated)  # to the bit
     shares = measure_curve(run, draws=3)
     monkeypatch.undo()
     assert measure_curve(run, draws=3)["top1"] == shares["top1"]
+
+
+def test_a_channel_that_was_dead_for_a_while_is_no_dead_channel(run, monkeypatch):
+    table = run.parents[1] / "responses/tiny/sub-01.safetensors"
+    old = store.load_responses(table)
+    test = np.array(old.test)
+    test[:20, :, 1] = 0  # as if the first pictures had been shown before the electrode was mended
+    write_responses(table, old.train, test, (old.train_images, old.test_images))
+    renew(run, table)
+    monkeypatch.setattr(asking, "ROOM", 4 * 3 * 120 * (12 + 22) * 5)
+    evaluate_run(run)
+
+
+def renew(run: Path, table: Path) -> None:
+    """Let the record of a run state the table as it is now."""
+    record = read_record(run)
+    for one in (record["inputs"]["queries"], *record["inputs"]["responses"]):
+        one["fingerprint"] = store.fingerprint(table)
+    files.write_json(run / "record.json", record)
 
 
 def test_one_repetition_is_the_mean_over_single_trials(run):
@@ -138,10 +160,7 @@ def test_one_response_an_image_has_no_curve_and_no_reliability(run):
     table = run.parents[1] / "responses/tiny/sub-01.safetensors"
     old = store.load_responses(table)
     write_responses(table, old.train, old.test[:, :1], (old.train_images, old.test_images))
-    record = read_record(run)
-    for one in (record["inputs"]["queries"], *record["inputs"]["responses"]):
-        one["fingerprint"] = store.fingerprint(table)
-    files.write_json(run / "record.json", record)
+    renew(run, table)
     assert evaluate_run(run)["reliability"] is None
     with pytest.raises(AlignvisError, match="has one response a test image, so .* has no curve over repetitions"):
         measure_curve(run)
@@ -157,14 +176,14 @@ def test_reliability_of_what_a_linear_decoder_reads_is_known(tmp_path):
     noise = vectors.var(dim=1).mean(dim=0)  # (dim,) of one repetition, unbiased
     signal = vectors.mean(dim=1).var(dim=0) - noise / 4
     truth = (signal / (signal + noise / 4)).mean().item()
-    assert reliability(asked, draws=50) == pytest.approx(truth, abs=0.06)
+    assert read_reliably(asked, draws=50)[1] == pytest.approx(truth, abs=0.06)
     curve = measure_curve(run, draws=50)
     one = (signal / (signal + noise)).mean().item()
     assert curve["reliability"][0] == pytest.approx(one, abs=0.08) and curve["reliability"] == sorted(
         curve["reliability"]
     )
     assert curve["ceiling"] == pytest.approx([value**0.5 for value in curve["reliability"]])
-    assert repetitions.HALVES == 5 and reliability(asked) == reliability(asked)
+    assert repetitions.HALVES == 5 and torch.equal(read_reliably(asked)[0], asked.similarities(asked.treated()))
 
 
 def test_pure_noise_stays_at_chance_however_many_are_averaged(run):
@@ -172,10 +191,7 @@ def test_pure_noise_stays_at_chance_however_many_are_averaged(run):
     old = store.load_responses(table)
     rng = np.random.default_rng(0)
     write_responses(table, old.train, rng.standard_normal(old.test.shape), (old.train_images, old.test_images))
-    record = read_record(run)
-    for one in (record["inputs"]["queries"], *record["inputs"]["responses"]):
-        one["fingerprint"] = store.fingerprint(table)
-    files.write_json(run / "record.json", record)
+    renew(run, table)
     curve = measure_curve(run)
     assert max(curve["top1"][:2]) < 0.06 and all(low <= 1 / 40 for low in curve["top1_low"])
     assert abs(curve["reliability"][-1]) < 0.3

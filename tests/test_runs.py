@@ -109,7 +109,7 @@ def test_test_responses_are_read_by_eval_alone(root, monkeypatch):
     train(root, "spied")
     assert parts == ["train"]
     evaluate_run(root / "runs" / "spied")
-    assert parts == ["train", "test", "test"]  # for the score, and apart for its reliability
+    assert parts == ["train", "test"]
 
 
 def test_nonsense_test_responses_change_no_weights(root):
