@@ -27,7 +27,7 @@ from alignvis.study import (
     twins,
 )
 
-HALVINGS = 10  # random cuts of the repetitions into halves
+HALVINGS = 5  # random cuts of the repetitions into halves
 LEVEL = 0.05
 BYTES = 600 * 2**20  # of sums of products, and what is made of them
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)

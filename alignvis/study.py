@@ -149,8 +149,19 @@ def shown_rows(study: Study, subject: int) -> list[int]:
 
 def mean_responses(study: Study, subject: int, progress: Progress = silent) -> NDArray[np.float32]:
     """Mean test responses of the subject at this place, (images, channels, times), in the unit of its table."""
-    table = study.responses[subject]
-    return average(table, "test", study.recipe, _same, rows=shown_rows(study, subject), progress=progress).numpy()
+    parts, done, text = [], 0, f"averaging repetitions of subject {study.subjects[subject]}"
+    for rows in _parts(study, subject):
+        parts.append(average(study.responses[subject], "test", study.recipe, _same, rows=rows))
+        done += len(rows)
+        progress(done, len(study.images), text)
+    return torch.cat(parts).numpy()
+
+
+def _parts(study: Study, subject: int) -> list[list[int]]:
+    """Rows of the study's images, so many at a time that their repetitions fit in `BYTES`."""
+    rows = shown_rows(study, subject)
+    each = max(1, BYTES // (4 * int(np.prod(study.responses[subject].test.shape[1:]))))
+    return [part.tolist() for part in np.array_split(np.array(rows), -(-len(rows) // each))]
 
 
 def halved_responses(
@@ -168,15 +179,17 @@ def halved_responses(
     rng = np.random.default_rng(seed)
     chosen = np.stack([reliability.halves(len(rows), repetitions, rng) for _ in range(draws)])
     shares = torch.from_numpy(chosen.astype(np.float32) / (repetitions // 2))
-    each = max(1, BYTES // (4 * int(np.prod(table.test.shape[1:]))))
     result: NDArray[np.float32] | None = None
-    for some in np.array_split(np.arange(len(rows)), -(-len(rows) // each)):
-        single = average(table, "test", study.recipe, _same, rows=[rows[place] for place in some], apart=True)
+    done = 0
+    for part in _parts(study, subject):
+        some = slice(done, done + len(part))
+        single = average(table, "test", study.recipe, _same, rows=part, apart=True)
         found = torch.einsum("dhir,irct->dhict", shares[:, :, some], single).numpy()
         if result is None:
             result = np.empty((draws, 2, len(rows), *found.shape[3:]), np.float32)
         result[:, :, some] = found
-        progress(int(some[-1]) + 1, len(rows), f"halving repetitions of subject {study.subjects[subject]}")
+        done += len(part)
+        progress(done, len(rows), f"halving repetitions of subject {study.subjects[subject]}")
     return result
 
 
