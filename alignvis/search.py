@@ -3,6 +3,8 @@
 A plain product in float32 only decides which pictures could be among the nearest: its error is bounded, and whatever
 the bound leaves open is compared again in float64 and rounded once. So a similarity depends on its two vectors alone,
 and not on chunks, threads, processes or the library that multiplied; equal vectors are equally similar to the bit.
+(Where a trained projector maps the pictures, a library's float64 product takes part too: what the order of its sums
+changes is a billionth of what the rounding to float32 keeps.)
 """
 
 from collections.abc import Callable, Iterator, Sequence

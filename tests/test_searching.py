@@ -96,11 +96,12 @@ def test_parts_threads_and_order_of_arrival_leave_no_trace(root, monkeypatch):
     run_search(root, "web", OWN, out=root / "results/a")
     monkeypatch.setattr(search_parts, "PART", 8 * 64)
     monkeypatch.setattr(search_parts, "rank", lambda: 0)
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         run_search(root, "web", OWN, out=root / "results/b")
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
     assert content(root / "results/a") == content(root / "results/b")
     assert sorted(path.name for path in (root / "results").iterdir()) == ["a", "b"]
 
@@ -409,3 +410,20 @@ def test_several_processes_overwrite_nothing(root, monkeypatch):
         run_search(root, overwrite=True)
     monkeypatch.setattr(searching, "rank", lambda: 1)
     assert search_gallery(root, Path("one"), [root / "web"]) is None
+
+
+def test_brain_vectors_are_computed_by_one_thread_so_that_their_last_bits_are_everywhere_the_same(root, monkeypatch):
+    real, seen = searching.Asked.brain, []
+
+    def spy(asked, treated):
+        seen.append(torch.get_num_threads())
+        return real(asked, treated)
+
+    monkeypatch.setattr(searching.Asked, "brain", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_search(root)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
