@@ -15,6 +15,7 @@ from alignvis.runs import all_runs, read_record, read_scores, stated_path
 
 # What must be equal for two runs to stand in one table: like is compared with like.
 ALIKE = ("dataset", "simulated", "protocol", "pool", "recipe", "validation", "n", "gallery", "repetitions")
+RECORDED = ("dataset", "simulated", "protocol")  # the record says these; the others are of the scores or the recipe
 OF_ONE_ENCODER = ("encoder", "features", "aligned", "target")
 
 
@@ -43,8 +44,9 @@ class Entry:
         """What tells which runs it may be compared with."""
         record, recipe = self.record, self.record["recipe"]
         pool = tuple(sorted({*record["trained_on"], record["subject"]})) if record["protocol"] == "leave-out" else ()
-        about = record | (self.scores or {}) | {"pool": pool, "recipe": recipe["name"]}
-        about["validation"] = recipe.get("validation")
+        asked = {key: self.scores[key] for key in ("n", "gallery", "repetitions")} if self.scores else {}
+        about = {"repetitions": None, **{key: record.get(key) for key in ALIKE if key in RECORDED}, **asked}
+        about |= {"pool": pool, "recipe": recipe["name"], "validation": recipe.get("validation")}
         return tuple(str(about.get(key)) for key in ALIKE)
 
     @property

@@ -1,0 +1,158 @@
+"""The report in a real browser: nothing leaves the page, nothing is complained of, nothing is wider than the screen."""
+
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from alignvis.report.writing import write_report
+from tests.browser import Browser, find
+from tests.reported import twins
+
+PROGRAM = find()
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None and "CI" not in os.environ, reason="asks what a browser shows, and there is no Chromium here"
+)
+PHONE, DESK = 360, 1280  # pixels of CSS
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+    """A page with every kind of part, names of hostile length among them."""
+    root = twins(tmp_path_factory.mktemp("root"))
+    shutil.copytree(root / "runs/sub-01_human", root / f"runs/{'a-long-name-without-a-space' * 7}")
+    write_report(root, [], root / "report.html", title="Which picture was it, <b>really</b>?")
+    return (root / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    assert PROGRAM, "there is no Chromium, and CI should have one"
+    browser = Browser(PROGRAM, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def wider_than_the_screen(browser: Browser) -> list[str]:
+    """Elements that reach beyond the screen and are in no box that scrolls."""
+    return browser.value("""(() => {
+        const out = [];
+        for (const e of document.querySelectorAll('body *')) {
+            const box = e.closest('.wide, .card');
+            const right = (box && box !== e ? box : e).getBoundingClientRect().right;
+            if (right > document.documentElement.clientWidth + 0.5) out.push(e.tagName + '.' + e.className);
+        }
+        return out;
+    })()""")
+
+
+@pytest.mark.parametrize(("width", "phone"), [(PHONE, True), (DESK, False)])
+def test_nothing_is_complained_of_and_no_request_leaves_the_page(browser, address, width, phone):
+    browser.look(width, phone=phone)
+    browser.open(address)
+    said = [event for event in browser.events if event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled")]
+    assert not said and not [event for event in browser.events if event["method"] == "Runtime.exceptionThrown"]
+    asked = [event["params"] for event in browser.events if event["method"] == "Network.requestWillBeSent"]
+    urls = [params["request"]["url"] for params in asked]
+    assert address in urls and all(url == address or url.startswith("data:") for url in urls), urls
+    assert not [event for event in browser.events if event["method"] == "Network.loadingFailed"]
+
+
+def test_the_watch_would_see_a_request_and_an_error(browser, tmp_path):
+    """The same questions on a page that does both."""
+    page = tmp_path / "bad.html"
+    page.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); missing()</script>")
+    browser.open(page.as_uri())
+    methods = [event["method"] for event in browser.events]
+    assert "Runtime.consoleAPICalled" in methods and "Runtime.exceptionThrown" in methods
+    assert any("127.0.0.1" in event["params"]["request"]["url"] for event in browser.events
+               if event["method"] == "Network.requestWillBeSent")  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "phone"), [(PHONE, True), (DESK, False)])
+def test_only_tables_and_figures_scroll_sideways_and_never_the_page(browser, address, width, phone):
+    browser.look(width, phone=phone)
+    browser.open(address)
+    assert browser.value("document.documentElement.scrollWidth") <= width == browser.value("innerWidth")
+    assert wider_than_the_screen(browser) == []
+    boxes = "Array.from(document.querySelectorAll('.wide, .card'))"
+    assert browser.value(f"{boxes}.every(box => ['auto', 'scroll'].includes(getComputedStyle(box).overflowX))")
+    assert browser.value(f"{boxes}.every(box => box.tabIndex === 0)")  # the keyboard scrolls them too
+    if phone:
+        assert browser.value(f"{boxes}.some(box => box.scrollWidth > box.clientWidth)")  # or nothing was asked
+
+
+def test_every_picture_is_shown(browser, address):
+    browser.look(DESK)
+    browser.open(address)
+    assert browser.value("document.images.length") >= 3
+    assert browser.value("Array.from(document.images).every(one => one.complete && one.naturalWidth > 100)")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_words_can_be_read_in_light_and_in_dark(browser, address, dark, tmp_path):
+    """WCAG 2.1: 4.5 to 1 between words and what is behind them; figures stand on white in both."""
+    browser.look(DESK, dark=dark)
+    browser.open(address)
+    contrasts = browser.value("""(() => {
+        const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+        const light = colour => {
+            const shares = parts(colour).map(v => v / 255);
+            const [r, g, b] = shares.map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+            return .2126 * r + .7152 * g + .0722 * b;
+        };
+        const behind = e => {
+            for (; e; e = e.parentElement) {
+                const colour = getComputedStyle(e).backgroundColor;
+                if (parts(colour).length === 3) return colour;
+            }
+            return 'rgb(255, 255, 255)';
+        };
+        const worst = {};
+        for (const e of document.querySelectorAll('body *')) {
+            if (!Array.from(e.childNodes).some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+            const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+            const key = e.tagName + '.' + e.className, ratio = (a + .05) / (b + .05);
+            worst[key] = Math.min(worst[key] ?? 99, ratio);
+        }
+        return worst;
+    })()""")
+    assert len(contrasts) > 10 and min(contrasts.values()) >= 4.5, {k: v for k, v in contrasts.items() if v < 4.5}
+    cards = "Array.from(document.querySelectorAll('.card'))"
+    assert browser.value(f"{cards}.every(one => getComputedStyle(one).backgroundColor === 'rgb(255, 255, 255)')")
+    (tmp_path / "shot.png").write_bytes(browser.screenshot())
+    shot = imread(tmp_path / "shot.png")[..., :3]
+    paper = np.median(shot.reshape(-1, 3), axis=0).mean()
+    assert paper < 0.25 if dark else paper > 0.9
+    assert shot.std() > 0.05 and len(np.unique((shot * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
+
+
+def test_links_of_the_contents_lead_to_their_parts(browser, address):
+    browser.look(DESK)
+    browser.open(address)
+    assert browser.value("""Array.from(document.querySelectorAll('nav a')).every(link => {
+        link.click();
+        return location.hash === link.getAttribute('href') && document.querySelector(':target') !== null;
+    })""")
+
+
+def test_it_prints_whole(browser, address, tmp_path):
+    """On paper nothing scrolls, so nothing may be cut: every table and figure fits the sheet."""
+    browser.look(DESK)
+    browser.open(address)
+    browser.ask("Emulation.setEmulatedMedia", media="print", features=[])
+    browser.ask("Emulation.setDeviceMetricsOverride", width=680, height=990, deviceScaleFactor=1, mobile=False)  # A4
+    assert wider_than_the_screen(browser) == []
+    assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert browser.value("Array.from(document.images).every(one => one.getBoundingClientRect().height < 990)")
+    cut = "Array.from(document.querySelectorAll('table')).filter(one => one.getBoundingClientRect().right > 680.5)"
+    assert browser.value(f"{cut}.map(one => one.innerText.slice(0, 200))") == []
+    browser.ask("Emulation.setEmulatedMedia", media="", features=[])
+    (tmp_path / "page.pdf").write_bytes(browser.pdf())
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "page.pdf").stat().st_size > 20_000
+    if shutil.which("pdftotext"):
+        text = subprocess.run(["pdftotext", str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True).stdout
+        assert "How to reproduce it" in text and "Chance is 2.5 %" in text
