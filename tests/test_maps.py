@@ -151,7 +151,11 @@ def test_runs_of_one_side_are_averaged_and_counted(tmp_path):
 def test_what_has_to_be_known_stands_on_the_figure(tmp_path):
     figure = draw_explanation([planted(tmp_path / "a")], [planted(tmp_path / "b", aligned=False)])
     text = words(figure)
-    for part in ("tiny (SIMULATED brain), nice, test", "n = 6 test responses, among 6 pictures", "Aligned: good,"):
+    for part in (
+        "tiny (SIMULATED brain), nice, test",
+        "n = 6 test responses, each the mean of 4 repetitions, among 6 pictures",
+        "Aligned: good,",
+    ):
         assert part in text
     assert "Not aligned: good_noalign" in text and "Spearman 0.15" in text
     assert figure.get_suptitle() == "SIMULATED brain"

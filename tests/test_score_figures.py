@@ -11,7 +11,7 @@ from alignvis.stats import wilson
 
 def score(features="good", aligned=True, twin="good_noalign", subject=1, seed=0, top1=0.5, **changes):
     about = {"dataset": "tiny", "simulated": False, "protocol": "within", "encoder": "nice", "recipe": "test"}
-    about |= {"n": 200, "gallery": 200, "repetitions": 80, "top1_chance": 0.005, "target": "embeddings"}
+    about |= {"n": 200, "gallery": 200, "repetitions": 80, "top1_chance": 0.005, "trials": None, "target": "embeddings"}
     about |= {"features": features, "aligned": aligned, "twin": twin, "subject": subject, "seed": seed, "top1": top1}
     return about | changes
 
@@ -84,6 +84,8 @@ def test_scores_of_other_protocols_have_panels_of_their_own():
     assert len(titles) == 3 and sum("SIMULATED" in title for title in titles) == 1 and figure.get_suptitle() == ""
     assert "tiny, nice, test, trained on the same subject: n = 200 test responses, each the mean of 80" in titles[0]
     assert "right picture of 100 named first (top-1, %)" in [axes.get_xlabel() for axes in figure.axes]
+    of_trials = draw_scores([score(repetitions=1, trials={"min": 1, "max": 3, "mean": 2.5})]).axes[0]
+    assert "each the mean of 1 to 3 trials" in " ".join(of_trials.get_title(loc="left").split())
     assert draw_scores([other]).get_suptitle() == "SIMULATED brain"
 
 
@@ -155,6 +157,11 @@ def test_a_comparison_is_a_dot_with_its_interval_and_its_subjects():
     title = " ".join(axes.get_title(loc="left").split())
     assert "2 subjects, 200 test images, each the mean of 80 repetitions, among 200 test images" in title
     assert "95 % bootstrap interval over subjects and images" in title and figure.get_suptitle() == "SIMULATED brain"
+
+
+def test_one_repetition_is_no_mean():
+    (axes,) = draw_comparison([comparison(repetitions=1)]).axes
+    assert "200 test images among 200 test images" in " ".join(axes.get_title(loc="left").split())
 
 
 def test_a_reciprocal_rank_has_no_unit_and_one_subject_no_dots_of_its_own():

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from alignvis.comparing.values import METRICS
 from alignvis.errors import AlignvisError
 from alignvis.figures.style import ALIGNED, QUIET, WIDTH, looks, new_figure, say_simulated
-from alignvis.figures.words import INK, room_beside, wrapped
+from alignvis.figures.words import INK, averaged, room_beside, wrapped
 
 BLOCK = (
     "dataset",
@@ -93,7 +93,7 @@ def _about(rows: Sequence[dict[str, Any]]) -> str:
     return (
         f"{one['dataset']}{' (SIMULATED brain)' * one['simulated']}, {', '.join(brains)}, {', '.join(recipes)}: "
         f"{_range([row['n_subjects'] for row in rows])} subjects, {_range([row['n_images'] for row in rows])} test "
-        f"images, each the mean of {one['repetitions']} repetitions, among {one['gallery']} {one['galleries']}; "
+        f"images{averaged(one['repetitions'])} among {one['gallery']} {one['galleries']}; "
         f"95 % bootstrap interval over {one['interval_over']}"
     )
 

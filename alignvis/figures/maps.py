@@ -13,7 +13,7 @@ from alignvis.figures.explained import Side, read_sides
 from alignvis.figures.pooled import interval_said, numbers
 from alignvis.figures.scalp import has_map
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
-from alignvis.figures.words import INK, wrapped
+from alignvis.figures.words import INK, averaged, wrapped
 
 LINE = 0.14  # inches
 
@@ -119,7 +119,7 @@ def _facts(sides: Sequence[Side]) -> list[str]:
     brain = " (SIMULATED brain)" * one["simulated"]
     lines = [
         f"{one['dataset']}{brain}, {_all(sides, 'encoder')}, {_all(sides, 'recipe')}: "
-        f"n = {one['n']} test responses, among {one['gallery']} pictures; "
+        f"n = {one['n']} test responses{averaged(one.get('repetitions'))} among {one['gallery']} pictures; "
         f"{interval_said([pooled.over for side in sides for pooled in side.pooled])}."
     ]
     for side in sides:

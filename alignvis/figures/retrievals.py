@@ -12,6 +12,7 @@ from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, WIDTH, look
 from alignvis.figures.words import LETTER
 from alignvis.progress import Progress, silent
 from alignvis.showing import BEST, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
+from alignvis.table import repetitions
 
 HIT, MISS = ALIGNED, "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
 SIMULATED = "SIMULATED brain"
@@ -111,8 +112,8 @@ def _title(showing: Showing) -> str:
     record, scores = showing.runs[0].record, showing.runs[0].scores
     brain = f"{record['dataset']}, subject {record['subject']}, {record['encoder']}, seed {record['seed']}"
     return (
-        f"{brain}: {len(showing.rows)} of {scores['n']} test responses, each the mean of {scores['repetitions']} "
-        f"repetition{'s' * (scores['repetitions'] > 1)}, among {scores['gallery']} pictures"
+        f"{brain}: {len(showing.rows)} of {scores['n']} test responses, each {repetitions(scores)}, "
+        f"among {scores['gallery']} pictures"
     )
 
 

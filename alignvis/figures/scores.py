@@ -14,6 +14,7 @@ from alignvis.figures.pooled import Pooled, interval_said, numbers, pool
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
 from alignvis.figures.words import INK, room_beside, wrapped
 from alignvis.stats import wilson
+from alignvis.table import repetitions
 
 BLOCK = (
     "dataset",
@@ -122,7 +123,7 @@ def _about(block: Sequence[dict[str, Any]], rows: Sequence[dict[bool, tuple[str,
     over = [pooled.over for row in rows for _, pooled in row.values()]
     return (
         f"{one['dataset']}{' (SIMULATED brain)' * one['simulated']}, {one['encoder']}, {one['recipe']}, {way}: "
-        f"n = {one['n']} test responses, each the mean of {one['repetitions']} repetitions; "
+        f"n = {one['n']} test responses, each {repetitions(one)}; "
         f"subjects {numbers([score['subject'] for score in block])}, seeds {numbers([s['seed'] for s in block])}; "
         f"{interval_said(over)}"
     )

@@ -18,3 +18,8 @@ def room_beside(labels: Sequence[str]) -> float:
     """Inches that a figure has left beside labels at its left, of which each may have lines."""
     longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
     return WIDTH - 0.25 - LETTER * longest
+
+
+def averaged(repetitions: int | None) -> str:
+    """What a response is the mean of, where that is more than one repetition."""
+    return f", each the mean of {repetitions} repetitions," if repetitions and repetitions > 1 else ""
