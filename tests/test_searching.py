@@ -427,3 +427,15 @@ def test_brain_vectors_are_computed_by_one_thread_so_that_their_last_bits_are_ev
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_tie_with_the_right_picture_and_a_single_one_at_the_end_are_told(root):
+    table = store.load_features(root / OWN)
+    image = ask(root / "runs/one").images[7]
+    write_features(root / "web/copy.safetensors", table.embeddings[[table.images.index(image)]], ["copy.jpg"])
+    plain, before = run_search(root, OWN, out=root / "results/plain")
+    about, after = run_search(root, OWN, "web/copy.safetensors")
+    assert (plain["ties"], about["ties"]) == (0, 1) and after["rank"][7] == before["rank"][7] + 1
+    write_features(root / "two.safetensors", np.ones((2, 1)) * np.arange(8), ["a.jpg", "b.jpg"])
+    about, found = run_search(root, "two.safetensors", k=1, out=root / "results/two")
+    assert about["tied_at_end"] == 40 and (found["tied"] == 1).all() and not found["row"].any()
