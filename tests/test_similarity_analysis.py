@@ -288,3 +288,38 @@ def test_the_encoding_model_is_best_at_the_back_and_better_from_what_drives_the_
     assert r[back][:, early].mean() > r[front][:, early].mean() + 0.15
     best = found["lowlevel"]["by_subject"][0]["best"]
     assert best["p"] <= 0.01 and not best["channel"].startswith(("Fp", "AF"))
+
+
+def test_a_time_at_which_nothing_varies_is_not_known(tiny, tmp_path):
+    from alignvis.figures.similarity import draw_encoding, draw_rsa
+    from alignvis.figures.style import drawn
+
+    table = store.load_responses(tiny / "responses" / "tiny" / "sub-01.safetensors")
+    train, test = np.array(table.train), np.array(table.test)
+    test[..., 0] = train[..., 4] = 0
+    path = tmp_path / "responses" / "tiny" / "sub-01.safetensors"
+    tables.write_responses(path, train, test, (table.train_images, table.test_images))
+    (tmp_path / "features").symlink_to(tiny / "features")
+    opened = study.open_study(tmp_path, [1])
+    result = similarity_analysis.similarity_over_time(opened, **FEW)
+    for row in result["features"]:
+        assert row["r"][0] is None and None not in row["r"][1:] and row["p"][0] is None and not row["significant"][0]
+        assert row["mean"]["samples"] == 11
+    assert result["differences"][0]["band"][0][0] is None
+    encoded, maps = encoding_analysis.encode(opened, **FEW)
+    for row in encoded["features"]:
+        assert np.isnan(maps[f"sub-01.{row['features']}.r"][:, [0, 4]]).all() and row["peak"]["sample"] not in (0, 4)
+    json.dumps([result, encoded], allow_nan=False)
+    assert drawn(draw_rsa(result)) and drawn(draw_encoding(encoded, maps))
+
+
+def test_chance_is_that_of_the_mean_over_subjects(tiny, similar):
+    opened = study.open_study(tiny, [1, 2])
+    brains = [rsa.unit_ranks(rsa.brain_dissimilarity(study.mean_responses(opened, place))) for place in (0, 1)]
+    table = next(table for table in opened.features if table.document["aligned"])
+    wanted = store.rows(table, opened.images, table.path)
+    model = rsa.unit_ranks(rsa.pearson_dissimilarity(table.embeddings[wanted]))
+    null = rsa.shuffled(np.mean(brains, axis=0), model[None], 40, 100)[0]
+    expected = rsa.family_wise(np.mean([rsa.spearman(brain, model) for brain in brains], axis=0), null)
+    row = next(row for row in similar["features"] if row["aligned"])
+    assert np.allclose(row["p"], expected, atol=1e-5) and len(set(row["p"])) > 3
