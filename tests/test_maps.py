@@ -132,6 +132,34 @@ def test_curves_say_what_was_written(tmp_path):
     assert len([title for title in found if "band" in title]) == 2
 
 
+def test_each_region_has_its_own_bar(tmp_path):
+    run = planted(tmp_path / "a", channels=FEW)
+    found = files.read_json(run / "explain.json")
+    lost = {"frontal": 0.01, "central": 0.02, "temporal": 0.03, "parietal": 0.04, "occipital": 0.05}
+    for row in found["occlusion"]["regions"]:
+        row.update(drop=lost[row["name"]], drop_interval=[lost[row["name"]] - 0.1, lost[row["name"]] + 0.2])
+    files.write_json(run / "explain.json", found)
+    (axes,) = panels(draw_explanation([run], []))["without all channels of a region"]
+    names = [label.get_text().split()[0] for label in axes.get_yticklabels()]
+    assert sorted(names) == sorted(lost) and names[0] == "frontal" and names[-1] == "occipital"
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * lost[name] for name in names])
+    intervals = [
+        line.get_xdata() for line in axes.lines if len(set(line.get_ydata())) == 1 and line.get_color() == "black"
+    ]
+    assert np.array(intervals) == pytest.approx(np.array([[100 * lost[n] - 10, 100 * lost[n] + 20] for n in names]))
+
+
+def test_retraining_on_other_windows_is_not_averaged(tmp_path):
+    runs = [planted(tmp_path / name, channels=FEW, retrained=True, subject=place) for place, name in enumerate("ab")]
+    (side,) = read_sides(runs, [])
+    assert side.retrained.mean == pytest.approx([0.2] * 3)
+    found = files.read_json(runs[0] / "explain.json")
+    found["retrained"][0]["start"] += 0.01
+    files.write_json(runs[0] / "explain.json", found)
+    (side,) = read_sides(runs, [])
+    assert side.retrained is None and side.bands is not None
+
+
 def test_runs_of_one_side_are_averaged_and_counted(tmp_path):
     def run(name, subject, seed, drop):
         folder = planted(tmp_path / name, subject=subject, seed=seed)
