@@ -361,7 +361,7 @@ real = search_parts.scan
 def slow(*given, **options):
     real(*given, **options)
     print("scanned", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 search_parts.scan = slow
 from alignvis.cli import main
 main(sys.argv[1:])
@@ -392,9 +392,12 @@ def test_the_part_of_a_rank_that_is_killed_is_done_by_the_first(root):
     run_search(root, out=root / "results/alone")
     rank = {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     second = started(["-c", SLOW, *words(root, "ranks")], root / "second", RANK="1", **rank)
+    deadline = time.monotonic() + 200
+    while "scanned" not in (root / "second").read_text():
+        assert time.monotonic() < deadline and second.poll() is None, (root / "second").read_text()
+        time.sleep(0.02)
     first = started(["-m", "alignvis", *words(root, "ranks")], root / "first", RANK="0", **rank)
-    deadline = time.monotonic() + 100
-    while "waiting for them" not in (root / "first").read_text() or "scanned" not in (root / "second").read_text():
+    while "waiting for them" not in (root / "first").read_text():
         assert time.monotonic() < deadline and first.poll() is None, (root / "first").read_text()
         time.sleep(0.02)
     second.send_signal(signal.SIGKILL)  # with a part in its hands
