@@ -6,6 +6,7 @@ without a choice; which kinds of run (brain encoder, features, target, recipe) t
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def held_out_similarities(run: Path, *, device: str = "cpu", progress: Progress 
     inputs = [table["fingerprint"] for table in (*record["inputs"]["responses"], record["inputs"]["features"])]
     about = {"table": "validation", "weights_sha256": record["weights_sha256"], "inputs": inputs, "queries": ids}
     shape = (len(record["inputs"]["responses"]), len(ids), len(ids))
-    if path.is_file():
+    with suppress(AlignvisError):  # what cannot be read is made again
         document, arrays = store.read_table(path, "validation", {"similarity": ("F32", 3)})
         kept = arrays["similarity"]
         if {key: document.get(key) for key in about} == about and kept.shape == shape and np.isfinite(kept).all():
@@ -183,12 +184,18 @@ def committees(
         record = read_record(run)
         scores = read_scores(run, record)
         groups.setdefault(tuple(str(scores[key]) for key in GROUP), []).append((run, record, scores))
-    found = []
-    for done, group in enumerate(groups.values(), start=1):
-        candidates = _candidates(group, device, say)
+    found, asked, every = [], 0, sum(map(len, groups.values()))
+
+    def tick() -> None:
+        nonlocal asked
+        asked += 1
+        progress(asked, every, "asking about held-out training images")
+
+    for group in groups.values():
+        candidates = _candidates(group, device, say, tick)
         if sum(len(one.runs) for one in candidates) > 1:
             found.append(_committee(candidates))
-        progress(done, len(groups), "choosing committees")
+    progress(every, every, "asking about held-out training images")  # those that take no part are not asked
     if not found:
         raise AlignvisError(
             "a committee takes two runs at least of the same subject and protocol; train more kinds of runs, or seeds: "
@@ -198,7 +205,10 @@ def committees(
 
 
 def _candidates(
-    group: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]], device: str, say: Callable[[str], None]
+    group: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]],
+    device: str,
+    say: Callable[[str], None],
+    tick: Callable[[], None],
 ) -> list[Candidate]:
     """The kinds of run of one subject that were held out from the same images, seed by seed."""
     kinds: dict[tuple, Candidate] = {}
@@ -227,6 +237,7 @@ def _candidates(
             for seed in dict(common):
                 similarities, _ = held_out_similarities(one.runs[seed], device=device)
                 one.held_out[seed] = standardise(similarities)
+                tick()
         except AlignvisError as error:
             say(f"note: {', '.join(kind)} is left out of the committee: {error}")
             continue

@@ -127,7 +127,8 @@ def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
         wrong += [key for key in ("n", "gallery") if scores[key] < 1]
         wrong += ["ranks"] * (len(scores["ranks"]) != scores["n"] or min(scores["ranks"]) < 1)
     if wrong or scores["weights_sha256"] != record["weights_sha256"]:
-        what = f"do not state {', '.join(wrong)}" if wrong else "are of other weights"
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        what = f"do not state {', '.join(wrong[:4])}{more}" if wrong else "are of other weights"
         raise AlignvisError(f"the scores in {run} {what}; score it again with: alignvis eval --overwrite")
     return scores
 

@@ -162,10 +162,12 @@ def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -
         raise AlignvisError(f"the scores in {run} are of other weights; {again}")
     if not path.is_file():
         raise AlignvisError(f"{path}, which the scores of {run} were taken from, is gone; {again}")
-    document, arrays = store.read_table(path, "similarity", {"similarity": ("F32", 2)})
-    ids, shape = document["queries"], (scores["n"], scores["gallery"])
-    if store.fingerprint(path) != scores["similarity_sha256"] or arrays["similarity"].shape != shape:
+    same = store.fingerprint(path) == scores["similarity_sha256"]
+    document, arrays = store.read_table(path, "similarity", {"similarity": ("F32", 2)}) if same else ({}, {})
+    shape = (scores["n"], scores["gallery"])
+    if not same or arrays["similarity"].shape != shape:
         raise AlignvisError(f"{path} is not the file that the scores of {run} were taken from; {again}")
+    ids = document["queries"]
     if ids != document["gallery"] or len(set(ids)) != len(ids) or len(ids) != shape[0] or len(ids) != shape[1]:
         raise AlignvisError(f"{path} does not name one query and one picture a test image; {again}")
     return torch.from_numpy(np.array(arrays["similarity"])), ids

@@ -138,6 +138,8 @@ def test_held_out_similarities_are_kept_until_something_changes(root, monkeypatc
         assert torch.equal(held_out_similarities(run)[0], first + 1)
     save_tensors({"similarity": first[:, :3]}, run / "validation.safetensors", document)
     assert torch.equal(held_out_similarities(run)[0], first + 1) and len(asked) == 4
+    (run / "validation.safetensors").write_bytes(b"junk")
+    assert torch.equal(held_out_similarities(run)[0], first + 1) and len(asked) == 5
     monkeypatch.undo()
     (root / FEATURES).unlink()
     (run / "validation.safetensors").unlink()

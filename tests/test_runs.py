@@ -345,6 +345,9 @@ def test_similarities_are_read_back_only_as_they_were_scored(root):
     runs.save_tensors({"similarity": similarities + 1}, run / "similarity.safetensors", document)
     with pytest.raises(AlignvisError, match="is not the file that the scores"):
         scoring.read_similarity(run, record, scores)
+    (run / "similarity.safetensors").write_bytes(b"junk")
+    with pytest.raises(AlignvisError, match="is not the file that the scores"):
+        scoring.read_similarity(run, record, scores)
     (run / "similarity.safetensors").unlink()
     with pytest.raises(AlignvisError, match="is gone"):
         scoring.read_similarity(run, record, scores)
