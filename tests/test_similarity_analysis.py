@@ -279,7 +279,9 @@ def test_low_level_features_are_found_between_60_and_300_ms(simulated):
 def test_the_encoding_model_is_best_at_the_back_and_better_from_what_drives_the_brain(simulated):
     result, maps = encoding_analysis.encode(simulated, **FEW)
     found = {row["features"]: row for row in result["features"]}
-    assert 0.06 <= found["lowlevel"]["peak"]["time"] <= 0.3
+    assert 0.06 <= found["lowlevel"]["peak"]["time"] <= 0.3 and result["region"] == "occipital"
+    place = [row for row, name in enumerate(result["channel_names"]) if name[0] in "OP"]
+    assert np.allclose(found["lowlevel"]["curve"], maps["sub-01.lowlevel.r"][place].mean(axis=0), atol=1e-4)
     assert found["untrained_vit"]["peak"]["r"] < found["lowlevel"]["peak"]["r"] - 0.05
     names, r = np.array(result["channel_names"]), maps["sub-01.lowlevel.r"]
     early = (np.array(result["times"]) > 0.08) & (np.array(result["times"]) < 0.25)
@@ -313,13 +315,54 @@ def test_a_time_at_which_nothing_varies_is_not_known(tiny, tmp_path):
     assert drawn(draw_rsa(result)) and drawn(draw_encoding(encoded, maps))
 
 
-def test_chance_is_that_of_the_mean_over_subjects(tiny, similar):
-    opened = study.open_study(tiny, [1, 2])
+def test_chance_is_that_of_the_mean_over_subjects(tiny, monkeypatch):
+    opened, seen, real = study.open_study(tiny, [1, 2]), [], rsa.shuffled
+
+    def shuffled(brains, *others):
+        seen.append(brains)
+        return real(brains, *others)
+
+    monkeypatch.setattr(rsa, "shuffled", shuffled)
+    result = similarity_analysis.similarity_over_time(opened, **FEW)
     brains = [rsa.unit_ranks(rsa.brain_dissimilarity(study.mean_responses(opened, place))) for place in (0, 1)]
-    table = next(table for table in opened.features if table.document["aligned"])
-    wanted = store.rows(table, opened.images, table.path)
-    model = rsa.unit_ranks(rsa.pearson_dissimilarity(table.embeddings[wanted]))
-    null = rsa.shuffled(np.mean(brains, axis=0), model[None], 40, 100)[0]
-    expected = rsa.family_wise(np.mean([rsa.spearman(brain, model) for brain in brains], axis=0), null)
-    row = next(row for row in similar["features"] if row["aligned"])
-    assert np.allclose(row["p"], expected, atol=1e-5) and len(set(row["p"])) > 3
+    assert np.allclose(seen[0], np.mean(brains, axis=0), atol=1e-6)
+    place = next(place for place, table in enumerate(opened.features) if table.document["aligned"])
+    table = opened.features[place]
+    model = rsa.unit_ranks(rsa.pearson_dissimilarity(table.embeddings[store.rows(table, opened.images, table.path)]))
+    expected = rsa.family_wise(rsa.spearman(seen[0], model), real(seen[0], model[None], 40, 100)[0])
+    assert np.allclose(result["features"][place]["p"], expected, atol=1e-5)
+
+
+def test_three_repetitions_are_stepped_up_from_one(tiny, tmp_path):
+    table = store.load_responses(tiny / "responses" / "tiny" / "sub-01.safetensors")
+    path = tmp_path / "responses" / "tiny" / "sub-01.safetensors"
+    tables.write_responses(path, table.train, table.test[:, :3], (table.train_images, table.test_images))
+    (tmp_path / "features").symlink_to(tiny / "features")
+    opened = study.open_study(tmp_path, [1], features=["lowlevel"])
+    halves = study.halved_responses(opened, 0, similarity_analysis.HALVINGS, 0)
+    ranks = [[rsa.unit_ranks(rsa.brain_dissimilarity(half)) for half in pair] for pair in halves]
+    r = np.mean([np.einsum("tp,tp->t", *pair) for pair in ranks], axis=0)
+    expected = np.sqrt((3 * r / (1 + 2 * r)).clip(0))
+    result = similarity_analysis.similarity_over_time(opened, **FEW)
+    assert np.allclose(result["ceiling"]["repetitions"]["upper"], expected, atol=1e-4)
+
+
+def test_folds_are_of_concepts_and_each_subject_has_its_own_training_images(tiny, tmp_path, encoded, monkeypatch):
+    table = store.load_responses(tiny / "responses" / "tiny" / "sub-02.safetensors")
+    path = tmp_path / "responses" / "tiny" / "sub-01.safetensors"
+    rows = np.arange(299, -1, -2)  # half of the images, the other way round: other rows than the first subject's
+    ids = [table.train_images[row] for row in rows], table.test_images
+    tables.write_responses(path, table.train[rows], table.test, ids, subject=1)
+    path.with_name("sub-02.safetensors").symlink_to(table.path)
+    (tmp_path / "features").symlink_to(tiny / "features")
+    groups, real = [], encoding_analysis.encoding.folds_of
+
+    def folds_of(names, *others):
+        groups.append(names)
+        return real(names, *others)
+
+    monkeypatch.setattr(encoding_analysis.encoding, "folds_of", folds_of)
+    _, maps = encoding_analysis.encode(study.open_study(tmp_path, [1, 2], features=["lowlevel"]), **FEW)
+    assert [len(names) for names in groups] == [150, 300] and {len(set(names)) for names in groups} == {30}
+    assert np.allclose(maps["sub-02.lowlevel.r"], encoded[1]["sub-02.lowlevel.r"], atol=1e-5)
+    assert maps["sub-01.lowlevel.r"][:, 2:10].min() > 0.8
