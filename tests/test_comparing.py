@@ -134,6 +134,7 @@ def test_aligned_encoders_stand_against_their_twins_and_every_number_is_that_of_
     assert row["difference"] == pytest.approx(first.mean() - second.mean()) and row["difference"] > 0
     assert row["interval"] == pytest.approx(bootstrap(first - second, resamples=500, seed=3))
     assert row["first"]["interval"] == pytest.approx(bootstrap(first, resamples=500, seed=3))
+    assert row["second"]["interval"] == pytest.approx(bootstrap(second, resamples=500, seed=3))
     t = scipy.stats.ttest_rel(first.mean(axis=1), second.mean(axis=1))
     assert (row["t"]["t"], row["t"]["p"], row["t"]["df"]) == pytest.approx((t.statistic, t.pvalue, 2))
     exact = scipy.stats.wilcoxon(first.mean(axis=1), second.mean(axis=1), method="exact")
@@ -494,6 +495,37 @@ def run(*words: str | Path, code: int = 0):
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return result
+
+
+def test_a_table_says_what_its_row_says(template, tmp_path):
+    study(tmp_path, template)
+    (row,) = compare(tmp_path, **FAST)
+    row |= {"difference": -0.0125, "interval": [-0.05, 0.025], "seeds_sd": 0.031}
+    row["first"] |= {"mean": 0.2, "interval": [0.1, 0.3]}
+    row["t"] |= {"t": -1.5, "df": 2, "dz": -0.866, "low": -0.04, "high": 0.015, "p": 0.27, "p_holm": 0.54}
+    row["wilcoxon"] |= {"statistic": 1.5, "most": 6.0, "zeros": 1, "smallest_p": 0.5, "p": 0.75, "p_holm": 1.0}
+    row["permutation"] |= {"n": 11, "permutations": 10_000, "exact": False, "p": 0.0001, "p_holm": 0.0002}
+    text = comparisons_table([row])
+    for cell in (
+        "20.0 (10.0 to 30.0)",
+        "  -1.2  ",
+        "(-5.0 to +2.5)",
+        "seeds ± 3.1",
+        "t(2) = -1.50, dz = -0.87",
+        "(-4.0 to +1.5)",
+        "p 0.270, Holm 0.540",
+        "W = 1.5 of 6, 1 zero",
+        "exact; at least 0.500",
+        "p 0.750, Holm 1.000",
+        "11 of 24 differ",
+        "10,000 drawn",
+        "p 0.0001, Holm 0.0002",
+        "3 subjects",
+        "2 seeds ",
+        "chance 4.2",
+    ):
+        assert cell in text, cell
+    assert "SIMULATED" in text and "SIMULATED" not in comparisons_table([row | {"simulated": False}])
 
 
 def test_the_command_prints_a_table_and_keeps_the_whole_result(template, tmp_path):
