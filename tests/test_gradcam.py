@@ -28,7 +28,8 @@ CENTRES = {  # samples, of 128: by hand from the published sizes of filters, ave
 def asked_of(name: str, recipe: Recipe, queries: int = 4, channels: int = 3, times: int = 128) -> Asked:
     decoder = Decoder(name, channels=channels, times=times, dim=12, recipe=recipe)
     randomise(decoder.brain)
-    gallery = decoder.eval().image(torch.randn(queries, 12, generator=torch.Generator().manual_seed(2))).detach()
+    with torch.inference_mode():  # as `ask` makes it
+        gallery = decoder.eval().image(torch.randn(queries, 12, generator=torch.Generator().manual_seed(2)))
     record = {"encoder": name, "seed": 0}
     nothing = {entry.name: None for entry in fields(Asked)}
     about = {"run": Path("run"), "record": record, "recipe": recipe, "decoder": decoder, "gallery": gallery}
@@ -49,7 +50,7 @@ def slow(asked: Asked, treated: torch.Tensor) -> np.ndarray:
 
     layer.register_forward_pre_hook(catch)
     maps = []
-    for response, picture in zip(treated, asked.gallery, strict=True):
+    for response, picture in zip(treated, asked.gallery.clone(), strict=True):
         vector = twin(response[None])[0]
         if asked.recipe.centre:
             vector, picture = vector - vector.mean(), picture - picture.mean()

@@ -65,11 +65,30 @@ def explain(
             options = {"width": width, "step": step, "retrain": retrain, "overwrite": overwrite, "device": device}
             found = explain_run(run, **options, say=screen.say, progress=screen.bar())
             screen.result({"run": str(run), **found}, _told(run, found))
+        _compare_seeds(screen, [*aligned, *plain])
         if figure.exists() and not overwrite:
             screen.say(f"{figure} is there already and was kept; --overwrite draws it again")
             continue
         style.save(maps.draw_explanation(aligned, plain), figure)
         screen.say(f"wrote {figure}")
+
+
+def _compare_seeds(screen: Screen, runs: list[Path]) -> None:
+    """Say how far Grad-CAM maps agree that differ in the seed alone."""
+    from alignvis.explanations.explain import read_explanation
+    from alignvis.explanations.randomised import between
+
+    seeds: dict[tuple[str, int], list[Any]] = {}
+    for run in runs:
+        found, arrays = read_explanation(run)
+        if "gradcam" in arrays:
+            seeds.setdefault((found["features"], found["subject"]), []).append(arrays["gradcam"].mean(axis=0))
+    for (features, subject), maps in seeds.items():
+        if len(maps) > 1:
+            screen.say(
+                f"maps of {len(maps)} seeds of {features}, subject {subject}, agree by {between(maps):.2f} (Spearman); "
+                "they should by more than those of random weights"
+            )
 
 
 def _told(run: Path, found: dict[str, Any]) -> str:

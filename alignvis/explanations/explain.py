@@ -32,7 +32,7 @@ from alignvis.explanations.regions import regions
 from alignvis.explanations.retraining import retrained
 from alignvis.pairs import concept
 from alignvis.progress import Progress, silent
-from alignvis.runs import read_record, save_tensors, working_on
+from alignvis.runs import read_record, save_tensors, stated_path, working_on
 
 VERSION = 1
 EARLY = 0.3  # s after the picture came on; until then what is seen has not yet been looked at a second time
@@ -130,6 +130,8 @@ def explain_run(
                     f"{run / 'explain.json'} has windows of {stated['width']:g} s, {stated['step']:g} s apart, and "
                     f"{width:g} and {step:g} were asked for; --overwrite explains it again"
                 )
+            if _outdated(run, found):
+                say(f"note: {run.name} was explained on a responses table that has changed or gone since; --overwrite")
             if not retrain or found["retrained"] is not None or len(found["times"]) == 1:
                 return found
         asked = ask(run, device=device)
@@ -221,6 +223,11 @@ def _question(asked: Asked, width: float, step: float, progress: Progress) -> Qu
             ) from error
         laid = windows(times, width, step)
     return Question(asked, treated, times, answer(asked, treated), laid)
+
+
+def _outdated(run: Path, found: dict[str, Any]) -> bool:
+    path = stated_path(run, read_record(run)["inputs"]["queries"])
+    return not path.is_file() or store.fingerprint(path) != found["queries_fingerprint"]
 
 
 def _explain(

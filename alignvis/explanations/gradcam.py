@@ -30,6 +30,8 @@ def gradcam(asked: Asked, treated: Tensor, progress: Progress = silent) -> NDArr
     Each feature map (of the temporal convolution, as the one over channels takes it in) is weighed by the mean of the
     score's gradient over its channels and steps; the sum of the weighed maps is cut off below zero, and interpolated
     linearly from the centres of the receptive fields to all samples, beyond the first and the last one by their values.
+    So a map is as fine as a receptive field is short (300 ms for NICE at 250 Hz, 40 ms for EEG Conformer), and as
+    feature maps hold what all pictures have in common too, it is occlusion that says what tells them apart.
 
     Args:
         treated: (queries, channels, times), as `Asked.treated` returns them.
@@ -65,6 +67,7 @@ def gradcam(asked: Asked, treated: Tensor, progress: Progress = silent) -> NDArr
 
 def _weighed(asked: Asked, planes: Tensor, pictures: Tensor) -> Tensor:
     """From feature maps, (queries, planes, channels, steps), to their weighed sum, (queries, channels, steps)."""
+    pictures = pictures.clone()  # it may be of inference mode, whose tensors take part in no gradient
     with torch.enable_grad():
         planes = planes.detach().requires_grad_()
         vectors = asked.decoder.brain.from_planes(planes).float()

@@ -128,12 +128,13 @@ def first_order(asked: Asked, treated: Tensor, progress: Progress = silent) -> N
     """What the similarity of each query with its own picture would lose through each value, were it linear in it.
 
     Returns:
-        (queries, channels, times): gradient times the difference from the mean over the queries. Exact for small
-        differences; for a linear brain encoder only the scaling to length one makes it an approximation.
+        (queries, channels, times): gradient times the difference from the mean over the queries. It tells what a part
+        is worth that is a small share of all; as length does not count, all parts together are worth nothing.
     """
     mean, found = treated.mean(dim=0), []
     for part, pictures in zip(treated.split(CHUNK), asked.gallery.split(CHUNK), strict=True):
         with torch.enable_grad():
+            pictures = pictures.clone()  # it may be of inference mode, whose tensors take part in no gradient
             leaf = part.clone().to(asked.device).requires_grad_()
             vectors = asked.decoder.brain(asked.decoder.brain.prepare(leaf)).float()
             own = similarity(vectors[:, None], pictures[:, None], asked.recipe.sides, asked.recipe.centre)
