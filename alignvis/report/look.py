@@ -86,7 +86,9 @@ PRINT = """
   .wide, .card { overflow: visible; border: 0; padding: 0; } .card img { min-width: 0; max-width: 100%;
     max-height: 22cm; width: auto; }
   table { font-size: 7.5pt; width: 100%; } .number { white-space: normal; } thead { display: table-header-group; }
-  .name { min-width: 0; overflow-wrap: anywhere; } thead .number { min-width: 0; } th, td { padding-right: .5rem; } a { text-decoration: none; }
+  .name { min-width: 2cm; overflow-wrap: anywhere; }
+  thead .name { overflow-wrap: normal; } thead .number { min-width: 0; }
+  th, td { padding-right: .5rem; } a { text-decoration: none; }
 }
 """
 STYLE = COLOURS + PAGE + PARTS + PRINT
