@@ -103,15 +103,17 @@ def test_grad_cam_is_drawn_channels_by_times_with_the_back_at_the_bottom(tmp_pat
 
 
 def test_both_sides_have_the_same_colours_whatever_their_size(tmp_path):
-    strong = planted(tmp_path / "a", loss=np.linspace(0, 5, 63))
-    weak = planted(tmp_path / "b", aligned=False, gradcam=np.ones((63, len(TIMES))), loss=np.linspace(0, 1, 63))
-    found = panels(draw_explanation([strong], [weak]))
+    strong = planted(tmp_path / "a", aligned=False, loss=np.linspace(0, 5, 63))
+    weak = planted(tmp_path / "b", gradcam=np.ones((63, len(TIMES))), loss=np.linspace(0, 1, 63))
+    found = panels(draw_explanation([weak], [strong]))
     for kind in ("", "Grad-CAM, "):
         sides = [found[f"{kind}{name}"] for name in ("aligned", "not aligned")]
         for one, other in zip(*sides, strict=True):
             assert one.images[0].get_clim() == other.images[0].get_clim()
     low, high = found["aligned"][0].images[0].get_clim()
     assert (low, high) == (-5, 5)
+    most = np.asarray(found["Grad-CAM, not aligned"][0].images[0].get_array()).max()
+    assert found["Grad-CAM, aligned"][0].images[0].get_clim() == (0, most)
 
 
 def test_curves_say_what_was_written(tmp_path):
