@@ -532,7 +532,7 @@ def test_the_command_prints_a_table_and_keeps_the_whole_result(template, tmp_pat
     study(tmp_path, template)
     for features in ("other", "other_noalign"):
         write(tmp_path, template, features, 1)
-    words = ("--root", tmp_path, "compare", "--resamples", 200, "--permutations", 200)
+    words = ("--root", tmp_path, "compare", "--resamples", 200, "--permutations", 210, "--seed", 4)
     table = run(*words)
     assert (
         "tiny (SIMULATED brain): 24 test responses, each the mean of 4 repetitions, among 24 pictures" in table.stdout
@@ -544,6 +544,8 @@ def test_the_command_prints_a_table_and_keeps_the_whole_result(template, tmp_pat
     shown = run(*words, "--json")
     rows = [json.loads(line) for line in shown.stdout.splitlines()]
     assert rows == document["comparisons"] and len(rows) == 2
+    assert rows[0]["bootstrap"] == {"images": "shared", "resamples": 200, "seed": 4}
+    assert (rows[0]["permutation"]["permutations"], rows[0]["permutation"]["seed"]) == (210, 4)
     assert rows[0]["versions"].keys() == {"alignvis", "python", "torch", "numpy", "scipy"}
     assert "was kept; --overwrite replaces it" in shown.stderr and kept.read_bytes() == before
     run(*words, "--metric", "mrr", "--overwrite", "human", "human_noalign")
