@@ -30,11 +30,11 @@ class Filters(nn.Module):
 
     def __init__(self, channels: int, times: int, dim: int, *, head: bool = True, parity: bool = False) -> None:
         super().__init__()
-        self.space = nn.Conv1d(channels, 16, 1, bias=False)
-        self.time = nn.Conv1d(16, 16, 15, padding=7, groups=16)
+        self.space = nn.Conv1d(channels, 24, 1, bias=False)
+        self.time = nn.Conv1d(24, 24, 7, padding=3, groups=24)
         self.pool = nn.AvgPool1d(5)
         self.dropout = nn.Dropout(0.25)
-        self.map = nn.Linear(16 * (times // 5), dim)
+        self.map = nn.Linear(24 * (times // 5), dim)
 
     def prepare(self, responses: torch.Tensor) -> torch.Tensor:
         """Whatever is linear in the responses and has no weights: it is done once for all of them, not once a step."""
@@ -47,9 +47,10 @@ class Filters(nn.Module):
 
 
 def main(root: Path) -> None:
-    simulated = alignvis.simulate(root, concepts=24, test=30, test_repetitions=2, noise=1.0)
+    simulated = alignvis.simulate(root, concepts=30, test=30, test_repetitions=2, noise=1.0)
     pictures, responses = root / "images" / SET, root / "responses" / SET / "sub-01.safetensors"
-    alignvis.prepare(Path(simulated["raw"]), subject=1, images=pictures, out=responses, channels="occipital")
+    raw, about = Path(simulated["raw"]), {"channels": "occipital", "sfreq": 100.0}
+    alignvis.prepare(raw, subject=1, images=pictures, out=responses, **about)
     encoder = alignvis.load_encoder("lowlevel", root / "weights")
     (features,) = alignvis.extract(pictures, [encoder], root / "features" / SET)
     print(f"SIMULATED: one subject's EEG and the pictures that it saw, in {root}")

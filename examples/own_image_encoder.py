@@ -48,7 +48,8 @@ def embed(network: nn.Module, folder: Path, images: list[str], batch: int = 32) 
 def main(root: Path) -> None:
     simulated = alignvis.simulate(root, concepts=24, test=30, test_repetitions=2, noise=1.0)
     pictures, responses = root / "images" / SET, root / "responses" / SET / "sub-01.safetensors"
-    alignvis.prepare(Path(simulated["raw"]), subject=1, images=pictures, out=responses, channels="occipital")
+    raw, about = Path(simulated["raw"]), {"channels": "occipital", "sfreq": 100.0}
+    alignvis.prepare(raw, subject=1, images=pictures, out=responses, **about)
     print(f"SIMULATED: one subject's EEG and the pictures that it saw, in {root}")
 
     images = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))

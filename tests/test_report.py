@@ -81,6 +81,7 @@ def test_each_row_of_scores_is_what_scores_json_of_the_cited_run_says(made, page
         both = [scores_of(made, f"sub-{subject:02d}_{name}")["top1"] for subject in (1, 2)]
         (row,) = [row for row in rows if name in row["embedding"] and row["subject"] == "all 2"]
         assert row["top-1 (95 % interval)"] == f"{100 * np.mean(both):.1f}"  # of two subjects there is no interval
+    assert [row["embedding"][0] for row in rows] == [*"●●●○○○"]  # aligned ones first
     marks = {row["embedding"][0] for row in rows if "human" in row["embedding"]}
     assert marks == {"●"} and {row["embedding"][0] for row in rows if "plain" in row["embedding"]} == {"○"}
 
