@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 import alignvis
-from alignvis.encoders import ENCODERS
 
 SET = "things-eeg2-simulated"
 
@@ -55,7 +54,7 @@ def main(root: Path) -> None:
     (features,) = alignvis.extract(pictures, [encoder], root / "features" / SET)
     print(f"SIMULATED: one subject's EEG and the pictures that it saw, in {root}")
 
-    ENCODERS["filters"] = Filters
+    alignvis.ENCODERS["filters"] = Filters
     recipe = alignvis.Recipe(batch=32, epochs=15, rate=2e-3, schedule="cosine", validation="concept")
     for name in ("filters", "linear"):  # one's own, and the baseline that every table needs
         run = root / "runs" / name

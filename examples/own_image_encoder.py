@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 import alignvis
-from alignvis.exchange.own_features import write_features
 
 SET = "things-eeg2-simulated"
 
@@ -54,7 +53,7 @@ def main(root: Path) -> None:
 
     images = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))
     embeddings = embed(Colours(), pictures, images)
-    table = write_features(
+    table = alignvis.write_features(
         root / "features" / SET,
         embeddings,
         images,

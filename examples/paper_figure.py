@@ -15,12 +15,8 @@ import numpy as np
 from PIL import Image
 
 import alignvis
-from alignvis.comparing import compare
-from alignvis.errors import AlignvisError
-from alignvis.exchange.own_features import write_features
 from alignvis.figures.scores import draw_scores
 from alignvis.figures.style import save
-from alignvis.scoring import score_all
 
 SET = "things-eeg2-simulated"
 SUBJECTS = (1, 2, 3)
@@ -38,7 +34,7 @@ def simulate_study(root: Path) -> None:
         ]
         embeddings = np.stack([np.asarray(one, dtype=np.float32).ravel() / 255 for one in small])
         about = {"encoder": name, "aligned": twin is not None, "twin": twin, "simulated": True}
-        tables[name] = write_features(root / "features" / SET, embeddings, images, **about)
+        tables[name] = alignvis.write_features(root / "features" / SET, embeddings, images, **about)
     recipe = alignvis.Recipe(batch=32, epochs=15, rate=2e-3, schedule="cosine", validation="concept", window="0:0.5")
     for subject in SUBJECTS:
         responses = root / "responses" / SET / f"sub-{subject:02d}.safetensors"
@@ -56,12 +52,12 @@ def main(root: Path | None, out: Path) -> None:
             root = Path(folder)
             print("SIMULATED: making up a study of three brains and two image embeddings")
             simulate_study(root)
-        scores = score_all(root)
+        scores = alignvis.evaluate_all(root)
         save(draw_scores(scores), out)
         print(f"wrote {out}: {len(scores)} runs")
         try:
-            rows = compare(root)
-        except AlignvisError as error:  # no encoder has its twin beside it
+            rows = alignvis.compare(root)
+        except alignvis.AlignvisError as error:  # no encoder has its twin beside it
             print("note:", error)
             rows = []
         for row in rows:

@@ -20,8 +20,9 @@ from alignvis.terminal import Screen
 def report(screen: Screen, runs: tuple[Path, ...], out: Path | None, title: str, overwrite: bool) -> None:
     """Write one HTML page on RUNS, to be read, printed or sent: pictures and all are in the one file.
 
-    Without RUNS: all in ROOT/runs. It shows what the other commands have left (`eval`, `compare`, `explain`, `rsa`),
-    and says of what is missing which command makes it. It has no script and loads nothing.
+    Without RUNS: all in ROOT/runs. It shows what `eval`, `explain`, `rsa` and `encode` have left, compares aligned
+    encoders with their twins as `compare` does, and says of what is missing which command makes it. The page has no
+    script and loads nothing.
     """
     from alignvis.report.writing import write_report
 
