@@ -133,7 +133,7 @@ def _told(run: Path, found: dict[str, Any]) -> str:
     random = found["randomised"]
     mean = sum(random["correlation"]) / len(random["correlation"])
     lines.append(
-        f"  random weights: their {random['what']} maps agree with these by {mean:.2f} (Spearman; 1 would be no map)"
+        f"  random weights: their {random['what']} maps agree with these by {mean:.2f} (Spearman; 1: they show the data alone)"
     )
     return "\n".join(lines)
 
@@ -144,8 +144,8 @@ def _span(row: dict[str, Any]) -> str:
 
 def _lost(row: dict[str, Any]) -> str:
     low, high = row["drop_interval"]
-    text = f"top-1 {-100 * row['drop']:+.1f} points [{-100 * high:+.1f}, {-100 * low:+.1f}]"
-    return f"{text}, similarity {-row['similarity_drop']:+.3f}"
+    text = f"top-1 {0.0 - 100 * row['drop']:+.1f} points [{-100 * high:+.1f}, {-100 * low:+.1f}]"
+    return f"{text}, similarity {round(-row['similarity_drop'], 3) + 0.0:+.3f}"
 
 
 def _interval(ends: list[float]) -> str:
