@@ -86,6 +86,7 @@ def test_the_spread_of_seeds_is_of_the_mean_over_subjects_and_stands_apart():
     assert seed_spread(grid[:1]) == pytest.approx(0.2 / 2**0.5)
     assert seed_spread(grid) == pytest.approx(0.0)  # what one gains the other loses
     assert seed_spread([[score()]]) is None and seed_spread([*grid, [score()]]) is None
+    assert seed_spread([grid[0], [*grid[1], score(0.9, seed=2)]]) is None  # not of the same seeds
     wide = [[score(0.5 - 0.4), score(0.5 + 0.4, seed=1)]]
     assert interval(wide) == wilson(0.5, 200)  # however far the seeds are apart
 
@@ -117,6 +118,12 @@ def test_recipes_and_layers_are_columns_of_one_block_where_they_differ():
 )
 def test_of_what_a_response_is_the_mean(repetitions, trials, said):
     assert said in scores_table([score(repetitions=repetitions, trials=trials)])
+
+
+def test_means_of_other_numbers_of_trials_stand_in_other_blocks():
+    trials = [{"min": 1, "max": high, "mean": 1.5} for high in (2, 3)]
+    text = scores_table([score(repetitions=1, trials=one) for one in trials])
+    assert text.count("test responses") == 2 and "1 to 2 trials" in text and "1 to 3 trials" in text
 
 
 def test_subjects_who_are_all_right_or_all_wrong_have_no_interval_and_others_do():
