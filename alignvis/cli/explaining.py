@@ -133,7 +133,8 @@ def _told(run: Path, found: dict[str, Any]) -> str:
     random = found["randomised"]
     mean = sum(random["correlation"]) / len(random["correlation"])
     lines.append(
-        f"  random weights: their {random['what']} maps agree with these by {mean:.2f} (Spearman; 1: they show the data alone)"
+        f"  random weights: their {random['what']} maps agree with these by {mean:.2f} "
+        "(Spearman; 1: they show the data alone)"
     )
     return "\n".join(lines)
 
