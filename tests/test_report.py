@@ -106,6 +106,11 @@ def test_directions_and_transductive_scores_stand_in_tables_of_their_own(made, p
     assert len(tables) == 2
     backwards = [row for row in tables[1] if "human" in row[1] and row[2] == "1"][0]
     assert backwards[tables[1][0].index("top-3")] == f"{100 * scores['image_to_brain']['top3']:.1f}"
+    top1 = backwards[tables[1][0].index("top-1 (95 % interval)")]
+    assert (
+        top1.startswith(f"{100 * scores['image_to_brain']['top1']:.1f} (")
+        and scores["top1"] != scores["image_to_brain"]["top1"]
+    )
     (row,) = [r for r in page.table("CSLS, top-1") if "human" in r["embedding"] and r["subject"] == "1"]
     assert row["CSLS, top-1"] == f"{100 * scores['transductive']['csls']['top1']:.1f}"
     assert all("CSLS" not in cell for table in tables for row in table for cell in row)
@@ -335,3 +340,12 @@ def test_numbers_are_written_as_such_and_anything_else_is_a_dash():
     assert interval([-0.01, 0.2]) == "−1.0 to 20.0" and interval([1]) == "–" and pair([0, "1"]) is None
     assert number(10**400) is None and plain(None) == "–" and plain(-0.5) == "−0.5"
     assert several([3, 1, 2, 7, 7]) == "1-3,7"
+
+
+def test_trials_that_differ_between_pictures_are_said_as_they_are(root):
+    path = root / "runs/sub-01_human/scores.json"
+    files.write_json(path, json.loads(path.read_text()) | {"trials": {"min": 1, "max": 3, "mean": 2.5}})
+    said = written(root, ["sub-01_human"]).text
+    assert (
+        "each the mean of 1 to 3 trials (2.5 on average)" in said and "4 repetitions" not in said.split("Training")[0]
+    )

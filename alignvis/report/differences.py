@@ -60,7 +60,7 @@ def differences(entries: Sequence[Entry], rows: Sequence[Row], notes: Sequence[s
         if aligned:
             names = ", ".join(aligned)
             why = f"No aligned encoder ({names}) has its unaligned twin beside it with scores of the same kind."
-        parts.append(missing(why, command(root, "compare")))
+        parts.append(missing(why, command(root, "compare" if aligned else "extract")))
     kinds = by_kind(entries)
     for some in kinds:
         mine = of_kind(rows, some)

@@ -135,7 +135,7 @@ def _asking(entries: Sequence[Entry]) -> list[tuple[object, object]]:
         return [("Test", "not scored yet")]
     scores = scored[0].scores or {}
     rows: list[tuple[object, object]] = [
-        ("Test responses", f"{scores['n']:,}, each the mean of {_averaged(scores)}"),
+        ("Test responses", f"{scores['n']:,}, each the mean of {averaged(scores)}"),
         ("Gallery", f"{scores['gallery']:,} pictures, {scores.get('galleries', 'test images')}; "
                     f"chance {100 * scores['top1_chance']:.3g} % for the right one first"),
         ("Leakage guard", _one(scored, [_guard(entry) for entry in scored])),
@@ -148,11 +148,13 @@ def _asking(entries: Sequence[Entry]) -> list[tuple[object, object]]:
     return rows
 
 
-def _averaged(scores: dict[str, Any]) -> str:
+def averaged(scores: dict[str, Any]) -> str:
     """How many responses to a test picture were averaged; of some datasets it is not the same number for each."""
     trials = scores.get("trials")
     if not isinstance(trials, dict):
         return count(scores["repetitions"], "repetition")
+    if trials.get("min") == trials.get("max"):
+        return f"{plain(trials.get('min'))} trials"
     return f"{plain(trials.get('min'))} to {plain(trials.get('max'))} trials ({plain(trials.get('mean'))} on average)"
 
 

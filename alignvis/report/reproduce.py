@@ -70,7 +70,9 @@ def _extract(entry: Entry, root: Path) -> str:
         return command(root, "import", "FILES", "--encoder", entry.record["features"])
     words = ["extract", "--encoder", entry.record["features"]]
     if header.get("image_set"):
-        words[1:1] = ["--images", str(root / "images" / str(header["image_set"]))]
+        place = root / "images" / str(header["image_set"])
+        brick = place.with_name(f"{place.name}.hdf5")  # NSD has all pictures in one file
+        words[1:1] = ["--images", str(brick if brick.is_file() and not place.exists() else place)]
     if header.get("layers"):
         words += ["--layers", ",".join(map(str, header["layers"]))]
     if header.get("blur"):

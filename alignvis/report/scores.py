@@ -9,7 +9,7 @@ import numpy as np
 from alignvis.report.entries import Entry, by_encoder, cited, command, marked, missing, source
 from alignvis.report.html import Html, element, join, paragraph, table
 from alignvis.report.numbers import DASH, mean, number, percent, plain, share
-from alignvis.report.protocol import named
+from alignvis.report.protocol import averaged, named
 from alignvis.stats import student, wilson
 
 HEAD = ("brain encoder", "embedding", "subject", "seeds")
@@ -43,7 +43,7 @@ def _of_one_kind(entries: Sequence[Entry], root: Path) -> list[Html]:
         return parts
     first = scored[0].scores or {}
     n, gallery = first["n"], first["gallery"]
-    about = f"{n:,} test responses, each the mean of {first['repetitions']} repetitions, among {gallery:,} pictures"
+    about = f"{n:,} test responses, each the mean of {averaged(first)}, among {gallery:,} pictures"
     parts += [_table(join(element("strong", "From brain to picture."), f" Which picture was seen? {about}."), scored,
                      [_top1(lambda scores: scores, "top1"), *_usual(lambda scores: scores)], _chance(gallery)),
               source("scores.json", scored)]  # fmt: skip
