@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from alignvis import store  # noqa: E402
-from alignvis.search import Shard, nearest  # noqa: E402
+from alignvis.searching.nearest import Shard, nearest  # noqa: E402
 from benchmarks.machine import machine, seconds, set_up  # noqa: E402
 from tests.tables import features_document, planted  # noqa: E402
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from alignvis import encoding
 from alignvis.errors import AlignvisError
 from alignvis.reliability import halves
-from alignvis.study import stepped_up
+from alignvis.representations import encoding
+from alignvis.representations.study import stepped_up
 
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0)
 

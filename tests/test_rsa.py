@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata, spearmanr
 
-from alignvis import rsa
 from alignvis.errors import AlignvisError
+from alignvis.representations import rsa
 from alignvis.retrieval import similarity
 
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignvis import search
-from alignvis.best import Best
 from alignvis.errors import AlignvisError
 from alignvis.retrieval import ranks, similarity
-from alignvis.search import Shard, Workers, exact, nearest, prepare_queries, scan
+from alignvis.searching import nearest as search
+from alignvis.searching.best import Best
+from alignvis.searching.nearest import Shard, Workers, exact, nearest, prepare_queries, scan
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -244,7 +244,7 @@ def test_memory_stays_flat_and_no_page_is_mapped(tmp_path):
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from alignvis.search import Shard, nearest
+from alignvis.searching.nearest import Shard, nearest
 path = Path({str(tmp_path / "hole")!r})
 with open(path, "wb") as file:
     file.truncate(2**29)

@@ -13,12 +13,15 @@ import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
-from alignvis import files, runs, search_parts, searching, shards, store
+from alignvis import files, runs, store
 from alignvis.cli import main
 from alignvis.errors import AlignvisError
 from alignvis.retrieval import ranks, similarity
 from alignvis.scoring import evaluate_run
-from alignvis.searching import ask, read_search, search_gallery
+from alignvis.searching import parts as search_parts
+from alignvis.searching import search as searching
+from alignvis.searching import shards
+from alignvis.searching.search import ask, read_search, search_gallery
 from tests.tables import features_document, planted, write_features
 from tests.test_runs import train
 
@@ -356,7 +359,7 @@ def test_the_command_prints_a_table_or_one_object_a_response(root):
 
 SLOW = """
 import sys, time
-from alignvis import search_parts
+from alignvis.searching import parts as search_parts
 real = search_parts.scan
 def slow(*given, **options):
     real(*given, **options)

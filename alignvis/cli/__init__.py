@@ -13,10 +13,10 @@ from alignvis.cli import (
     pictures,
     recordings,
     reporting,
+    representations,
     scores,
     searching,
     showing,
-    similarities,
     training,
 )
 from alignvis.cli.options import FOLDER
@@ -62,8 +62,8 @@ for command in (
     explaining.explain,
     showing.show,
     reporting.report,
-    similarities.rsa,
-    similarities.encode,
+    representations.rsa,
+    representations.encode,
     looking.list_,
     looking.check,
     exchange.export,

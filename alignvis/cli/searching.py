@@ -48,7 +48,7 @@ def search(
     1 GB of memory, and the lists are exact. Where a response's own picture is in it, its rank is given. An interrupted
     search goes on. On several machines that share the folders: `torchrun --nproc-per-node N -m alignvis search ...`.
     """
-    from alignvis.searching import read_search, search_gallery
+    from alignvis.searching.search import read_search, search_gallery
 
     done = search_gallery(
         screen.root,

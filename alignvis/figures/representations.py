@@ -23,7 +23,7 @@ from alignvis.figures.style import (
     say_simulated,
 )
 from alignvis.recordings.montage import montage
-from alignvis.similarity_table import repetitions_averaged
+from alignvis.representations.table import repetitions_averaged
 
 PAD = 0.12  # inches at both sides: what the layout misjudges of labels stays on the figure
 PANEL = 2.5  # inches, height of a panel

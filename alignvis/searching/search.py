@@ -19,14 +19,14 @@ from torch import Tensor
 from alignvis import files, store
 from alignvis.asking import Asked, ask
 from alignvis.averaging import average, chosen_channels, recording_of, shape_of
-from alignvis.best import Best
 from alignvis.errors import AlignvisError
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.runs import TOP, save_tensors
-from alignvis.search import Queries, exact, prepare_queries
-from alignvis.search_parts import WAIT, Search, holding, joined, search_parts
-from alignvis.shards import Table, find_tables, names_at, open_tables, vectors_at
+from alignvis.searching.best import Best
+from alignvis.searching.nearest import Queries, exact, prepare_queries
+from alignvis.searching.parts import WAIT, Search, holding, joined, search_parts
+from alignvis.searching.shards import Table, find_tables, names_at, open_tables, vectors_at
 from alignvis.stats import wilson
 from alignvis.store import Responses
 

@@ -11,7 +11,7 @@ from alignvis.errors import AlignvisError
 from alignvis.terminal import Screen
 
 if TYPE_CHECKING:
-    from alignvis.study import Study
+    from alignvis.representations.study import Study
 
 METRICS = click.Choice(["pearson", "cosine", "euclidean"])
 SHARED = (
@@ -75,11 +75,11 @@ def rsa(
     is fitted. Nili et al. (2014), doi:10.1371/journal.pcbi.1003553.
     """
     from alignvis import files
-    from alignvis.figures.similarity import draw_rsa
+    from alignvis.figures.representations import draw_rsa
     from alignvis.figures.style import save
-    from alignvis.similarity_analysis import similarity_over_time
-    from alignvis.similarity_table import rsa_table
-    from alignvis.study import open_study
+    from alignvis.representations.rsa_analysis import similarity_over_time
+    from alignvis.representations.study import open_study
+    from alignvis.representations.table import rsa_table
 
     study = open_study(
         screen.root, subjects, dataset=dataset, features=features, target=target, channels=channels, window=window
@@ -125,14 +125,14 @@ def encode(
     concepts; predictions are correlated with the mean responses to the test images, beside the noise ceiling.
     """
     from alignvis import files, store
-    from alignvis.encoding_analysis import as_tensors, maps_document
-    from alignvis.encoding_analysis import encode as encoded
-    from alignvis.figures.similarity import draw_encoding
+    from alignvis.figures.representations import draw_encoding
     from alignvis.figures.style import save
     from alignvis.memory import keep_freed_memory
+    from alignvis.representations.encoding_analysis import as_tensors, maps_document
+    from alignvis.representations.encoding_analysis import encode as encoded
+    from alignvis.representations.study import open_study
+    from alignvis.representations.table import encoding_table
     from alignvis.runs import save_tensors
-    from alignvis.similarity_table import encoding_table
-    from alignvis.study import open_study
 
     keep_freed_memory()
     study = open_study(

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from alignvis import encoding_analysis, rsa, similarity_analysis, store, study
+from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.images import catalogue
 from alignvis.images.extract import extract
 from alignvis.recordings.simulate import IMAGE_SET, simulate_things_eeg2
 from alignvis.recordings.things_eeg2 import prepare
+from alignvis.representations import encoding_analysis, rsa, rsa_analysis, study
 from tests import tables
 
 FEW = {"draws": 100, "permutations": 100}
@@ -31,7 +32,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def similar(tiny):
-    return similarity_analysis.similarity_over_time(study.open_study(tiny, [1, 2]), **FEW)
+    return rsa_analysis.similarity_over_time(study.open_study(tiny, [1, 2]), **FEW)
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +97,14 @@ def test_ceilings_are_above_what_was_reached_and_beside_each_peak(similar):
 
 
 def test_one_subject_has_no_bounds_by_others(tiny):
-    result = similarity_analysis.similarity_over_time(study.open_study(tiny, [2], features=["lowlevel"]), **FEW)
+    result = rsa_analysis.similarity_over_time(study.open_study(tiny, [2], features=["lowlevel"]), **FEW)
     assert result["ceiling"]["subjects"] is None and result["drawn"] == ["images"] and not result["differences"]
     assert len(result["features"][0]["by_subject"]) == 1
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_others(tiny):
     opened = study.open_study(tiny, [1], features=["lowlevel"])
-    one, again, other = (similarity_analysis.similarity_over_time(opened, **FEW, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (rsa_analysis.similarity_over_time(opened, **FEW, seed=seed) for seed in (1, 1, 2))
     assert one == again
     assert one["features"][0]["interval"] != other["features"][0]["interval"]
     assert one["features"][0]["r"] == other["features"][0]["r"]
@@ -178,10 +179,10 @@ def test_one_time_gives_one_value_and_voxels_are_summarised(tmp_path):
     tables.write_responses(path, *parts, ids, dataset="scan", channels=names, sfreq=None, tmin=None)
     tables.write_features(tmp_path / "features" / "scan" / "lowlevel.safetensors", embeddings, [*ids[0], *ids[1]])
     opened = study.open_study(tmp_path, [1])
-    result = similarity_analysis.similarity_over_time(opened, **FEW)
+    result = rsa_analysis.similarity_over_time(opened, **FEW)
     assert result["times"] is None and len(result["features"][0]["r"]) == 1
     assert result["features"][0]["peak"]["time"] is None and result["features"][0]["r"][0] > 0.5
-    assert result["ceiling"] == {"subjects": None, "repetitions": None, "halvings": similarity_analysis.HALVINGS}
+    assert result["ceiling"] == {"subjects": None, "repetitions": None, "halvings": rsa_analysis.HALVINGS}
     encoded, maps = encoding_analysis.encode(opened, **FEW)
     spread = encoded["features"][0]["by_subject"][0]["spread"]
     assert np.isclose(spread["0.5"], np.median(maps["sub-01.lowlevel.r"]), atol=1e-5) and encoded["region"] == "all"
@@ -234,14 +235,14 @@ def test_equal_embeddings_are_refused(tiny, tmp_path):
     tables.write_features(tmp_path / "features" / "tiny" / "flat.safetensors", np.ones((len(images), 4)), images)
     opened = study.open_study(tmp_path, [1])
     with pytest.raises(AlignvisError, match="all test images are equally far apart in embeddings"):
-        similarity_analysis.similarity_over_time(opened)
+        rsa_analysis.similarity_over_time(opened)
     with pytest.raises(AlignvisError, match="the embeddings of all training images are the same"):
         encoding_analysis.encode(opened)
 
 
 def test_too_few_test_images_are_refused(tmp_path):
     opened = study.open_study(tables.planted(tmp_path, tests=9, times=12), [1])
-    for analysis in (similarity_analysis.similarity_over_time, encoding_analysis.encode):
+    for analysis in (rsa_analysis.similarity_over_time, encoding_analysis.encode):
         with pytest.raises(AlignvisError, match="there are 9 test images, and this analysis needs 10"):
             analysis(opened)
 
@@ -265,7 +266,7 @@ def simulated(tmp_path_factory):
 
 def test_low_level_features_are_found_between_60_and_300_ms(simulated):
     """The simulated brain answers to low-level properties of its pictures from 50 to 300 ms after they come on."""
-    result = similarity_analysis.similarity_over_time(simulated, **FEW)
+    result = rsa_analysis.similarity_over_time(simulated, **FEW)
     found = {row["features"]: row for row in result["features"]}
     peak, times = found["lowlevel"]["peak"], np.array(result["times"])
     marked = times[np.array(found["lowlevel"]["significant"])]
@@ -293,7 +294,7 @@ def test_the_encoding_model_is_best_at_the_back_and_better_from_what_drives_the_
 
 
 def test_a_time_at_which_nothing_varies_is_not_known(tiny, tmp_path):
-    from alignvis.figures.similarity import draw_encoding, draw_rsa
+    from alignvis.figures.representations import draw_encoding, draw_rsa
     from alignvis.figures.style import drawn
 
     table = store.load_responses(tiny / "responses" / "tiny" / "sub-01.safetensors")
@@ -303,7 +304,7 @@ def test_a_time_at_which_nothing_varies_is_not_known(tiny, tmp_path):
     tables.write_responses(path, train, test, (table.train_images, table.test_images))
     (tmp_path / "features").symlink_to(tiny / "features")
     opened = study.open_study(tmp_path, [1])
-    result = similarity_analysis.similarity_over_time(opened, **FEW)
+    result = rsa_analysis.similarity_over_time(opened, **FEW)
     for row in result["features"]:
         assert row["r"][0] is None and None not in row["r"][1:] and row["p"][0] is None and not row["significant"][0]
         assert row["mean"]["samples"] == 11
@@ -323,7 +324,7 @@ def test_chance_is_that_of_the_mean_over_subjects(tiny, monkeypatch):
         return real(brains, *others)
 
     monkeypatch.setattr(rsa, "shuffled", shuffled)
-    result = similarity_analysis.similarity_over_time(opened, **FEW)
+    result = rsa_analysis.similarity_over_time(opened, **FEW)
     brains = [rsa.unit_ranks(rsa.brain_dissimilarity(study.mean_responses(opened, place))) for place in (0, 1)]
     assert np.allclose(seen[0], np.mean(brains, axis=0), atol=1e-6)
     place = next(place for place, table in enumerate(opened.features) if table.document["aligned"])
@@ -339,11 +340,11 @@ def test_three_repetitions_are_stepped_up_from_one(tiny, tmp_path):
     tables.write_responses(path, table.train, table.test[:, :3], (table.train_images, table.test_images))
     (tmp_path / "features").symlink_to(tiny / "features")
     opened = study.open_study(tmp_path, [1], features=["lowlevel"])
-    halves = study.halved_responses(opened, 0, similarity_analysis.HALVINGS, 0)
+    halves = study.halved_responses(opened, 0, rsa_analysis.HALVINGS, 0)
     ranks = [[rsa.unit_ranks(rsa.brain_dissimilarity(half)) for half in pair] for pair in halves]
     r = np.mean([np.einsum("tp,tp->t", *pair) for pair in ranks], axis=0)
     expected = np.sqrt((3 * r / (1 + 2 * r)).clip(0))
-    result = similarity_analysis.similarity_over_time(opened, **FEW)
+    result = rsa_analysis.similarity_over_time(opened, **FEW)
     assert np.allclose(result["ceiling"]["repetitions"]["upper"], expected, atol=1e-4)
 
 

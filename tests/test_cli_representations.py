@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from alignvis import store
 from alignvis.cli import main
-from alignvis.encoding_analysis import read_maps
+from alignvis.representations.encoding_analysis import read_maps
 from tests import tables
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from alignvis.encoding_analysis import encode
-from alignvis.figures.similarity import draw_encoding, draw_rsa, mean_map
+from alignvis.figures.representations import draw_encoding, draw_rsa, mean_map
 from alignvis.figures.style import ALIGNED, FONT, PLAIN, drawn
 from alignvis.recordings.brain import ELECTRODES
-from alignvis.similarity_analysis import similarity_over_time
-from alignvis.similarity_table import encoding_table, rsa_table
-from alignvis.study import open_study
+from alignvis.representations.encoding_analysis import encode
+from alignvis.representations.rsa_analysis import similarity_over_time
+from alignvis.representations.study import open_study
+from alignvis.representations.table import encoding_table, rsa_table
 from tests import tables
 
 FEW = {"draws": 100, "permutations": 100}

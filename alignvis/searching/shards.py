@@ -16,7 +16,7 @@ from alignvis import store
 from alignvis.errors import AlignvisError
 from alignvis.files import stamp
 from alignvis.progress import Progress, silent
-from alignvis.search import Shard
+from alignvis.searching.nearest import Shard
 
 BUCKETS = 64  # files that the digests of ids are sorted into: memory holds those of one
 ALIKE = 1e-3  # of their length: so much may two vectors of one picture differ that were computed on two machines

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignvis import rsa
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.study import (
+from alignvis.representations import rsa
+from alignvis.representations.study import (
     Study,
     about_features,
     embeddings_of,

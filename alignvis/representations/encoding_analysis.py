@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignvis import encoding, rsa, store
+from alignvis import store
 from alignvis.averaging import average
 from alignvis.channels import is_occipital
-from alignvis.encoding import Design
 from alignvis.pairs import concept
 from alignvis.progress import Progress, silent
-from alignvis.store import Features
-from alignvis.study import (
+from alignvis.representations import encoding, rsa
+from alignvis.representations.encoding import Design
+from alignvis.representations.study import (
     Study,
     about_features,
     embeddings_of,
@@ -26,6 +26,7 @@ from alignvis.study import (
     stepped_up,
     twins,
 )
+from alignvis.store import Features
 
 HALVINGS = 5  # random cuts of the repetitions into halves
 LEVEL = 0.05

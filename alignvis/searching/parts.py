@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from alignvis import files
-from alignvis.best import Best
 from alignvis.errors import AlignvisError
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.runs import save_tensors
-from alignvis.search import Queries, Workers, scan
-from alignvis.shards import Table
+from alignvis.searching.best import Best
+from alignvis.searching.nearest import Queries, Workers, scan
+from alignvis.searching.shards import Table
 
 PART = 2**26  # values of the gallery, about: what a process takes at a time
 WAIT = 0.2  # seconds between two looks at what other processes have done

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from alignvis.best import Best
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
+from alignvis.searching.best import Best
 
 CHUNK = 2**21  # values of a gallery at a time, in float32; at most ROWS rows, which stay in the processor's cache
 ROWS = 2048
