@@ -349,3 +349,13 @@ def test_trials_that_differ_between_pictures_are_said_as_they_are(root):
     assert (
         "each the mean of 1 to 3 trials (2.5 on average)" in said and "4 repetitions" not in said.split("Training")[0]
     )
+
+
+def test_a_comparison_that_rests_on_runs_elsewhere_is_told_and_not_shown(root):
+    said = written(root, ["sub-01_human", "sub-01_plain"]).text
+    assert "a difference of" not in said and "rest on runs that are not on this page" in said
+
+
+def test_of_two_subjects_no_interval_is_made_up(root):
+    said = written(root, ["sub-01_human", "sub-02_human"]).text
+    assert "mean of 2 subjects, too few for an interval" in said
