@@ -38,7 +38,7 @@ _PUBLIC = {
     "rsa": ("alignvis.representations.rsa_analysis", "similarity_over_time"),
     "encode": ("alignvis.representations.encoding_analysis", "encode"),
     "search": ("alignvis.searching.search", "search_gallery"),
-    "report": ("alignvis.report.writing", "write_report"),
+    "report": ("alignvis.reports.writing", "write_report"),
     "check_all": ("alignvis.check", "check_all"),
     "load_features": ("alignvis.store", "load_features"),
     "load_responses": ("alignvis.store", "load_responses"),

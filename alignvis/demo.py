@@ -16,7 +16,7 @@ from alignvis.images.extract import extract
 from alignvis.progress import Progress, silent
 from alignvis.recordings.simulate import IMAGE_SET, simulate_things_eeg2
 from alignvis.recordings.things_eeg2 import prepare
-from alignvis.report.writing import write_report
+from alignvis.reports.writing import write_report
 from alignvis.scoring import score_all
 from alignvis.table import scores_table
 

@@ -93,6 +93,11 @@ def all_runs(root: Path) -> list[Path]:
     return sorted(path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial")
 
 
+def named_run(root: Path, run: Path) -> Path:
+    """The folder of a run that is named by it, or by its name in ``root/runs``."""
+    return run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run
+
+
 def read_record(run: Path) -> dict[str, Any]:
     """Read what a run says of itself; a folder that is not a whole run is refused with a sentence."""
     if not run.is_dir():

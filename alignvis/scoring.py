@@ -22,6 +22,7 @@ from alignvis.retrieval import N_WAY, TOP, chances, measures, n_way, of_places, 
 from alignvis.runs import (
     all_runs,
     changed_inputs,
+    named_run,
     read_record,
     read_scores,
     save_tensors,
@@ -195,7 +196,7 @@ def score_all(
             since, or of an encoder that gives nearly every response the same answer.
         broken: told of each run that cannot be scored; by default the first one ends the call.
     """
-    chosen = [run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run for run in runs]
+    chosen = [named_run(root, run) for run in runs]
     chosen = list({run.resolve(): run for run in chosen or all_runs(root)}.values())  # none counts twice
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")

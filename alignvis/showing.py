@@ -18,10 +18,9 @@ from alignvis.errors import AlignvisError
 from alignvis.images.brick import PREFIX, Reader, in_brick
 from alignvis.images.pixels import as_picture, decode
 from alignvis.retrieval import ranks
-from alignvis.runs import all_runs, read_record, read_scores, stated_path
+from alignvis.runs import read_record, read_scores, stated_path
 from alignvis.scoring import read_similarity
 
-ALIKE = ("dataset", "protocol", "subject", "trained_on", "encoder", "seed")  # of the records of a run and its twin
 MOST = 400  # rows of a figure
 CHOSEN, BEST, MEDIAN, WORST, FIRST = "chosen", "best", "median", "worst", "first"
 
@@ -124,29 +123,6 @@ def read_decoded(run: Path) -> Decoded:
     others = similarity.clone().fill_diagonal_(-np.inf).amax(dim=1) if len(images) > 1 else right - right
     places = ranks(similarity, torch.arange(len(images)))
     return Decoded(run, record, scores, similarity.numpy(), images, places.numpy(), (right - others).numpy())
-
-
-def named_run(root: Path, run: Path) -> Path:
-    """The folder of a run that is named by it, or by its name in ``root/runs``."""
-    return run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run
-
-
-def find_twin(root: Path, run: Path) -> Path | None:
-    """Find the run that differs from this one only in whether its image encoder was aligned to people.
-
-    It is equal in dataset, protocol, subjects, brain encoder, recipe and seed, and learned from the features that one
-    of the two names as the other's twin. Of several the first by name is taken.
-    """
-    record = read_record(run)
-    for other in [path for path in all_runs(root) if path.resolve() != run.resolve()]:
-        try:
-            found = read_record(other)
-        except AlignvisError:  # another run that is not whole is no reason not to show this one
-            continue
-        named = found["features"] == record["twin"] or found["twin"] == record["features"]
-        if named and found["recipe"] == record["recipe"] and all(found[key] == record[key] for key in ALIKE):
-            return other
-    return None
 
 
 def show(

@@ -20,11 +20,11 @@ from alignvis.explanations.occlusion import first_order
 from alignvis.explanations.randomised import agreement, between, fresh, randomised
 from alignvis.explanations.regions import regions
 from alignvis.explanations.retraining import retrained
-from alignvis.explanations.twins import by_kind, twin_run
 from alignvis.recipe import Recipe
 from alignvis.recordings.brain import ELECTRODES
 from alignvis.runs import read_recipe, read_record
 from alignvis.train_runs import train_run
+from alignvis.twins import by_kind, twin_run
 from tests.hidden import CHANNELS, RECIPE, TIMES, hidden, simulated_brain, trained
 from tests.tables import image_ids, write_features, write_responses
 

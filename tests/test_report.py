@@ -12,9 +12,9 @@ from alignvis import files
 from alignvis.cli import main
 from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
-from alignvis.report.html import Html, element, join, table, text
-from alignvis.report.numbers import interval, number, pair, percent, plain, points, several
-from alignvis.report.writing import write_report
+from alignvis.reports.html import Html, element, join, table, text
+from alignvis.reports.numbers import interval, number, pair, percent, plain, points, several
+from alignvis.reports.writing import write_report
 from tests.reported import Page, twins
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{</title>\u202e&amp;"

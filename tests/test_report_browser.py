@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from alignvis.report.writing import write_report
+from alignvis.reports.writing import write_report
 from tests.browser import Browser, find
 from tests.reported import twins
 

@@ -12,7 +12,8 @@ from PIL import Image
 from alignvis import files
 from alignvis.cli import main
 from alignvis.errors import AlignvisError
-from alignvis.showing import find_twin, image_folder, looking, read_decoded, show
+from alignvis.showing import image_folder, looking, read_decoded, show
+from alignvis.twins import twin_run
 from tests.answers import copied, images_of, say, scored_root
 
 
@@ -125,7 +126,7 @@ def test_a_figure_is_never_too_long_to_be_drawn(root, monkeypatch):
 
 def test_the_twin_is_found_from_either_side_and_nothing_else_is_taken_for_it(root):
     run = root / "runs/one"
-    assert find_twin(root, run) is None
+    assert twin_run(run) is None
     twin_of(run, "a-seed", seed=4)
     twin_of(run, "a-subject", subject=2)
     twin_of(run, "a-recipe", recipe=files.read_json(run / "record.json")["recipe"] | {"rate": 1.0})
@@ -134,10 +135,10 @@ def test_the_twin_is_found_from_either_side_and_nothing_else_is_taken_for_it(roo
     twin_of(run, "a-stranger", twin="pixels")
     (root / "runs/a-broken").mkdir()
     (root / "runs/a-broken/record.json").write_text("{")
-    assert find_twin(root, run) is None
+    assert twin_run(run) is None
     twin = twin_of(run)
-    assert find_twin(root, run) == twin and find_twin(root, twin) == run
-    assert find_twin(root, root / "runs" / "a-seed") is None
+    assert twin_run(run) == twin and twin_run(twin) == run
+    assert twin_run(root / "runs" / "a-seed") is None
 
 
 def test_the_answers_of_a_twin_are_joined_by_id_whatever_its_order(root):

@@ -45,10 +45,11 @@ def explain(
     that differ in seed and subject only are averaged. What is explained already is read.
     """
     from alignvis.explanations.explain import explain_run
-    from alignvis.explanations.twins import by_kind, twin_run
     from alignvis.figures import maps, style
+    from alignvis.runs import named_run
+    from alignvis.twins import by_kind, twin_run
 
-    named = [run if run.is_dir() or len(run.parts) > 1 else screen.root / "runs" / run for run in runs]
+    named = [named_run(screen.root, run) for run in runs]
     chosen = list({run.resolve(): run for run in named}.values())
     if twin:
         partners = [other for other in map(twin_run, chosen) if other]

@@ -24,7 +24,7 @@ def report(screen: Screen, runs: tuple[Path, ...], out: Path | None, title: str,
     encoders with their twins as `compare` does, and says of what is missing which command makes it. The page has no
     script and loads nothing.
     """
-    from alignvis.report.writing import write_report
+    from alignvis.reports.writing import write_report
 
     out = out or screen.root / "report.html"
     made = write_report(screen.root, runs, out, title=title, overwrite=overwrite, progress=screen.bar())

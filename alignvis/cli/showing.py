@@ -52,8 +52,10 @@ def show(
     """
     from alignvis.figures.retrievals import draw_retrievals
     from alignvis.figures.style import FORMATS, save
-    from alignvis.showing import find_twin, image_folder, looking, named_run
+    from alignvis.runs import named_run
+    from alignvis.showing import image_folder, looking
     from alignvis.showing import show as choose
+    from alignvis.twins import twin_run
 
     run = named_run(screen.root, run)
     out = out or screen.root / "results" / f"show_{run.resolve().name}.png"
@@ -61,7 +63,7 @@ def show(
         raise AlignvisError(f"{out} is no name for a figure; let it end in .png, .svg or .pdf")
     if out.exists() and not overwrite:
         raise AlignvisError(f"{out} is there and was kept; choose another --out, or replace it with --overwrite")
-    other = named_run(screen.root, twin) if twin else find_twin(screen.root, run)
+    other = named_run(screen.root, twin) if twin else twin_run(run)
     if other is None:
         screen.say(
             f"note: {run} has no twin in {screen.root / 'runs'}, so it is shown alone; name a run to show beside it"

@@ -13,15 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from alignvis import files
 from alignvis.alignment import CHANCE
 from alignvis.errors import AlignvisError
+from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, save
 from alignvis.human_scores import ENOUGH, PROTOCOLS, common_kind, retrieval_of
 
-ALIGNED, PLAIN, QUIET = "#0072B2", "#D55E00", "#808080"  # told apart by every kind of colour vision, and by filling
-FONT = 8  # points
 WIDTH, HEIGHT, LINE = 8.0, 5.2, 0.155  # inches: of the picture, of what is above the caption, of a line of it
-DPI = 150
 
 
 def draw_alignment(rows: Sequence[dict[str, Any]], out: Path) -> None:
@@ -33,14 +30,12 @@ def draw_alignment(rows: Sequence[dict[str, Any]], out: Path) -> None:
 
     Args:
         rows: of `alignvis.human_scores.score_tables`.
-        out: PNG file to write.
+        out: PNG, SVG or PDF file to write.
 
     Raises:
         AlignvisError: when no table has runs with scores, or there is nothing to put them across.
     """
-    figure = _figure(rows)
-    with files.whole_file(out) as partial:
-        figure.savefig(partial, format="png")
+    save(_figure(rows), out)
 
 
 def _figure(rows: Sequence[dict[str, Any]]) -> Figure:

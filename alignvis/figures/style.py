@@ -30,6 +30,7 @@ LOOK = {
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # names are shown as they are, dollars and all
     "svg.fonttype": "none",
     "svg.hashsalt": "alignvis",  # the same figure gives the same bytes
     "pdf.fonttype": 42,

@@ -22,7 +22,7 @@ from alignvis.averaging import average, chosen_channels, recording_of, shape_of
 from alignvis.errors import AlignvisError
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
-from alignvis.runs import TOP, save_tensors
+from alignvis.runs import TOP, named_run, save_tensors
 from alignvis.searching.best import Best
 from alignvis.searching.nearest import Queries, exact, prepare_queries
 from alignvis.searching.parts import WAIT, Search, holding, joined, search_parts
@@ -77,7 +77,7 @@ def search_gallery(
         AlignvisError: when the run or a table is not whole, or they do not belong together; when a vector is not
             finite; when the folder holds another search.
     """
-    run = run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run
+    run = named_run(root, run)
     out = out or root / "results" / f"search_{run.resolve().name}"
     if overwrite and processes() > 1:
         raise AlignvisError(f"several processes cannot tell what to overwrite; remove {out}, then search again")

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from alignvis.report.entries import Entry, by_encoder
-from alignvis.report.html import Html, element, join, paragraph
-from alignvis.report.numbers import DASH, count, interval, mean, percent
-from alignvis.report.protocol import modality
+from alignvis.reports.entries import Entry, by_encoder
+from alignvis.reports.html import Html, element, join, paragraph
+from alignvis.reports.numbers import DASH, count, interval, mean, percent
+from alignvis.reports.protocol import modality
 from alignvis.stats import student, wilson
 
 

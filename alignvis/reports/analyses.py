@@ -6,9 +6,9 @@ from typing import Any
 
 from alignvis import files
 from alignvis.errors import AlignvisError
-from alignvis.report.entries import Entry, command, missing
-from alignvis.report.html import Html, code, element, join, paragraph, picture, table
-from alignvis.report.numbers import DASH, number, numbers, pair, plain, several
+from alignvis.reports.entries import Entry, command, missing
+from alignvis.reports.html import Html, code, element, join, paragraph, picture, table
+from alignvis.reports.numbers import DASH, number, numbers, pair, plain, several
 
 KINDS = {
     "rsa": ("Similarity analysis", "rsa", "How well the dissimilarities of embeddings follow those of the brain, "

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from alignvis.report.entries import Entry, by_encoder, cited, command, marked, missing, source
-from alignvis.report.html import Html, element, join, paragraph, table
-from alignvis.report.numbers import DASH, mean, number, percent, plain, share
-from alignvis.report.protocol import averaged, named
+from alignvis.reports.entries import Entry, by_encoder, cited, command, marked, missing, source
+from alignvis.reports.html import Html, element, join, paragraph, table
+from alignvis.reports.numbers import DASH, mean, number, percent, plain, share
+from alignvis.reports.protocol import averaged, named
 from alignvis.stats import student, wilson
 
 HEAD = ("brain encoder", "embedding", "subject", "seeds")

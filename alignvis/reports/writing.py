@@ -8,18 +8,18 @@ import alignvis
 from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.report.analyses import analyses
-from alignvis.report.curves import overview, repetitions, training
-from alignvis.report.differences import answers, compared, differences, of_kind
-from alignvis.report.entries import Entry, by_kind, read_entries
-from alignvis.report.html import Html, element, join, paragraph
-from alignvis.report.maps import explanations, retrieved
-from alignvis.report.numbers import count
-from alignvis.report.page import Section, page, simulated
-from alignvis.report.protocol import named, protocol
-from alignvis.report.question import best_answer, question
-from alignvis.report.reproduce import reproduce
-from alignvis.report.scores import tables
+from alignvis.reports.analyses import analyses
+from alignvis.reports.curves import overview, repetitions, training
+from alignvis.reports.differences import answers, compared, differences, of_kind
+from alignvis.reports.entries import Entry, by_kind, read_entries
+from alignvis.reports.html import Html, element, join, paragraph
+from alignvis.reports.maps import explanations, retrieved
+from alignvis.reports.numbers import count
+from alignvis.reports.page import Section, page, simulated
+from alignvis.reports.protocol import named, protocol
+from alignvis.reports.question import best_answer, question
+from alignvis.reports.reproduce import reproduce
+from alignvis.reports.scores import tables
 
 TITLE = "Which picture was it?"
 

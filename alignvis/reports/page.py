@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignvis.report.html import Html, element, join, paragraph
-from alignvis.report.look import STYLE
+from alignvis.reports.html import Html, element, join, paragraph
+from alignvis.reports.look import STYLE
 
 # The page may show pictures that it holds itself and use its own style; it may load, send, frame and run nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -6,14 +6,14 @@ from typing import Any
 
 from alignvis.errors import AlignvisError
 from alignvis.explanations.explain import read_explanation
-from alignvis.explanations.twins import by_kind
 from alignvis.figures.maps import draw_explanation
 from alignvis.figures.retrievals import draw_retrievals
-from alignvis.report.drawing import inlined
-from alignvis.report.entries import Entry, cited, command, marked, missing, source
-from alignvis.report.html import Html, element, join, paragraph, table
-from alignvis.report.numbers import DASH, count, number, numbers, percent, plain
-from alignvis.showing import find_twin, image_folder, looking, show
+from alignvis.reports.drawing import inlined
+from alignvis.reports.entries import Entry, cited, command, marked, missing, source
+from alignvis.reports.html import Html, element, join, paragraph, table
+from alignvis.reports.numbers import DASH, count, number, numbers, percent, plain
+from alignvis.showing import image_folder, looking, show
+from alignvis.twins import by_kind, twin_run
 
 MOST_FIGURES = 4  # of retrieved pictures, on a page
 SHOWN = 2  # best, median and worst pictures, of each
@@ -113,7 +113,7 @@ def retrieved(entries: Sequence[Entry], root: Path) -> list[Html]:
     ):
         if _kind(entry) in done:
             continue
-        twin = find_twin(root, entry.path)
+        twin = twin_run(entry.path)
         other = scored.get(twin.resolve()) if twin else None
         pairs.append((entry, other))
         done |= {_kind(one) for one in (entry, other) if one}

@@ -9,9 +9,9 @@ from typing import Any
 
 from alignvis import files, store
 from alignvis.errors import AlignvisError
-from alignvis.report.html import Html, code, element, join
-from alignvis.report.numbers import several
-from alignvis.runs import all_runs, read_record, read_scores, stated_path
+from alignvis.reports.html import Html, code, element, join
+from alignvis.reports.numbers import several
+from alignvis.runs import all_runs, named_run, read_record, read_scores, stated_path
 
 # What must be equal for two runs to stand in one table: like is compared with like.
 ALIKE = ("dataset", "simulated", "protocol", "pool", "recipe", "validation", "n", "gallery", "repetitions")
@@ -75,7 +75,7 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
     Raises:
         AlignvisError: when there are none, or one that was named is no run.
     """
-    chosen = [run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run for run in runs]
+    chosen = [named_run(root, run) for run in runs]
     chosen = list({run.resolve(): run for run in chosen or all_runs(root)}.values())  # none counts twice
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")

@@ -8,12 +8,12 @@ from alignvis.errors import AlignvisError
 from alignvis.figures.scores import draw_repetitions, draw_scores
 from alignvis.figures.training import draw_training
 from alignvis.repetitions import read_curve
-from alignvis.report.drawing import inlined
-from alignvis.report.entries import Entry, by_encoder, by_kind, cited, command, marked, missing, source
-from alignvis.report.html import Html, element, join, paragraph, table
-from alignvis.report.numbers import DASH, count, percent, share
-from alignvis.report.protocol import named
-from alignvis.report.question import spread, top1
+from alignvis.reports.drawing import inlined
+from alignvis.reports.entries import Entry, by_encoder, by_kind, cited, command, marked, missing, source
+from alignvis.reports.html import Html, element, join, paragraph, table
+from alignvis.reports.numbers import DASH, count, percent, share
+from alignvis.reports.protocol import named
+from alignvis.reports.question import spread, top1
 
 MOST = 40  # runs that the text for those who do not see a figure speaks of
 

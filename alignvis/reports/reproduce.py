@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from alignvis.recipe import RECIPES, Recipe
-from alignvis.report.entries import Entry, command
-from alignvis.report.html import Html, code, commands, element, join, paragraph, table
-from alignvis.report.numbers import DASH, number, plain, several
-from alignvis.report.protocol import changed
+from alignvis.reports.entries import Entry, command
+from alignvis.reports.html import Html, code, commands, element, join, paragraph, table
+from alignvis.reports.numbers import DASH, number, plain, several
+from alignvis.reports.protocol import changed
 from alignvis.runs import inputs_of
 
 SHORT = 16  # digits of a digest that are shown where the whole of it stands in the record

@@ -4,7 +4,7 @@ import re
 import warnings
 
 from alignvis.figures.style import Figure, drawn
-from alignvis.report.html import Html, paragraph, picture
+from alignvis.reports.html import Html, paragraph, picture
 
 LARGEST = 500_000  # bytes of a drawing in lines; what is larger is drawn in points
 FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]|\xed[\xa0-\xbf][\x80-\xbf]")  # in XML

@@ -5,9 +5,9 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from alignvis.recipe import RECIPES, Recipe
-from alignvis.report.entries import Entry, cited, marked
-from alignvis.report.html import Html, code, described, element, join, paragraph
-from alignvis.report.numbers import count, number, plain, several
+from alignvis.reports.entries import Entry, cited, marked
+from alignvis.reports.html import Html, code, described, element, join, paragraph
+from alignvis.reports.numbers import count, number, plain, several
 
 DEFAULT = "alignvis"  # the published recipe
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
-from alignvis.report.entries import Entry, by_kind, command, missing, source
-from alignvis.report.html import Html, element, join, paragraph, table
-from alignvis.report.numbers import DASH, count, number, plain, points, several, share
-from alignvis.report.protocol import named
+from alignvis.reports.entries import Entry, by_kind, command, missing, source
+from alignvis.reports.html import Html, element, join, paragraph, table
+from alignvis.reports.numbers import DASH, count, number, plain, points, several, share
+from alignvis.reports.protocol import named
 
 Row = dict[str, Any]
 
