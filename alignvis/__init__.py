@@ -35,6 +35,7 @@ _PUBLIC = {
     "score": ("alignvis.human_scores", "score_tables"),
     "explain": ("alignvis.explanations.explain", "explain_run"),
     "show": ("alignvis.showing", "show"),
+    "open_study": ("alignvis.representations.study", "open_study"),
     "rsa": ("alignvis.representations.rsa_analysis", "similarity_over_time"),
     "encode": ("alignvis.representations.encoding_analysis", "encode"),
     "search": ("alignvis.searching.search", "search_gallery"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import prod
 from math import sqrt
 
 import numpy as np
@@ -17,7 +18,8 @@ from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe, hertz, seconds
 from alignvis.store import Responses
 
-CHUNK = 512  # images at a time: what bounds the memory beside the result
+CHUNK = 512  # images at a time, or fewer if they take more than this: what bounds the memory beside the result
+BYTES = 2**28
 SENSIBLE = {"tmin": (-1e6, 1e6), "sfreq": (0, 1e9)}  # beyond these a table's header is wrong
 ORDER = 4  # of the band-pass filter, which runs forwards and backwards
 FLAT = 1e-6  # of its own size: as much as rounding leaves of a flat channel
@@ -250,8 +252,9 @@ def average(
         raise AlignvisError(f"{table.path} has no {part} images; prepare the recording again")
     alive = torch.zeros(len(channels), dtype=torch.bool, device=device)
     result: Tensor | None = None
-    for start in range(0, len(order), CHUNK):
-        responses = _read(array, order[start : start + CHUNK], channels, times, recipe, table).to(device).float()
+    step = max(1, min(CHUNK, BYTES // (4 * prod(array.shape[1:]))))
+    for start in range(0, len(order), step):
+        responses = _read(array, order[start : start + step], channels, times, recipe, table).to(device).float()
         broken = (~torch.isfinite(responses.sum(dim=(1, 3)))).nonzero()
         if len(broken):
             image, channel = broken[0].tolist()
@@ -268,8 +271,8 @@ def average(
         prepared = prepared.view(images, repetitions, *prepared.shape[1:]) if apart else prepared
         if result is None:
             result = into(len(order), *prepared.shape[1:])
-        result[start : start + CHUNK] = prepared
-        progress(min(start + CHUNK, len(order)), len(order), f"averaging {part} repetitions")
+        result[start : start + step] = prepared
+        progress(min(start + step, len(order)), len(order), f"averaging {part} repetitions")
     if not alive.all():
         dead = ", ".join(name for name, lives in zip(names, alive.tolist(), strict=True) if not lives)
         raise AlignvisError(

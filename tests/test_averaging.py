@@ -72,6 +72,21 @@ def test_the_mean_is_over_repetitions_and_over_nothing_else(tmp_path, repetition
     assert average(responses, "test", NONE, lambda x: x.flatten(1)).shape == (3, 18)
 
 
+def test_however_few_images_memory_holds_the_result_is_the_same(tmp_path, monkeypatch):
+    responses = table(tmp_path, repetitions=3)
+    read, original = [], averaging._read
+    monkeypatch.setattr(
+        averaging, "_read", lambda array, rows, *rest: read.append(len(rows)) or original(array, rows, *rest)
+    )
+    whole = average(responses, "train", PUBLISHED, lambda x: x, apart=True)
+    assert read == [len(responses.train)]
+    monkeypatch.setattr(averaging, "BYTES", 7 * 4 * responses.train[0].size)
+    assert torch.equal(average(responses, "train", PUBLISHED, lambda x: x, apart=True), whole)
+    assert max(read[1:]) == 7
+    monkeypatch.setattr(averaging, "BYTES", 1)
+    assert torch.equal(average(responses, "train", PUBLISHED, lambda x: x, apart=True), whole)
+
+
 def test_the_four_normalisations_by_hand(tmp_path):
     """One channel of two repetitions: (3, 4, 5) and (0, 4, 8)."""
     train = np.broadcast_to(np.array([[[3.0, 4, 5]], [[0.0, 4, 8]]]), (200, 2, 1, 3)).copy()

@@ -32,6 +32,13 @@ def test_the_text_says_that_the_brain_is_simulated_and_names_ceiling_and_chance(
         assert part in text
 
 
+def test_the_page_and_the_maps_are_there_and_say_that_the_brain_is_simulated(demo):
+    page = Path(demo[1]["report"]).read_text(encoding="utf-8")
+    assert "SIMULATED" in page and "lowlevel" in page and "untrained_vit" in page
+    for key in ("picture", "explanation"):
+        assert Path(demo[1][key]).stat().st_size > 20_000 and demo[1][key] in demo[1]["text"]
+
+
 def test_a_demo_that_is_done_is_only_read(demo):
     out, first = demo
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
