@@ -282,3 +282,25 @@ def test_what_a_part_left_out_counts_only_if_it_is_as_similar_as_the_last_of_all
     assert few.tied == [0]
     few.join(part((3, 0.1)))
     assert few.rows.tolist() == [[3, 9]] and few.tied == [0]
+
+
+@pytest.mark.parametrize("sides", ["both", "image", "none"])
+def test_similarities_that_are_the_smallest_numbers_tie_as_they_are_rounded(small, sides):
+    """Of short queries and vectors, similarities differ by less than one step of float32, and become equal."""
+    queries, gallery = 1e-36 * random(6, 12), random(150, 12, seed=1) * torch.logspace(-9, -8, 150)[:, None]
+    asked = prepare_queries(queries, sides)
+    full = exact(asked, gallery, *np.indices((6, 150)).reshape(2, -1)).reshape(6, 150)
+    if sides == "none":
+        assert len(np.unique(full)) < 100
+    order = np.argsort(-full, axis=1, kind="stable")[:, :20]
+    same(nearest(queries, [gallery.numpy()], 20, sides), (np.take_along_axis(full, order, axis=1), order))
+    right = full[:, 9].copy()
+    best = Best(6, 20, right)
+    with Workers() as workers:
+        scan(asked, Shard(Path("x"), *gallery.shape, array=gallery.numpy()), slice(0, 150), best, workers)
+    np.testing.assert_array_equal(best.above, (full > right[:, None]).sum(1))
+    np.testing.assert_array_equal(best.equal, (full == right[:, None]).sum(1))
+    np.testing.assert_array_equal(
+        best.tied,
+        (full == full[np.arange(6), order[:, -1]][:, None]).sum(1) - (best.scores == best.scores[:, -1:]).sum(1),
+    )

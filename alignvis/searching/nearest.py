@@ -29,6 +29,7 @@ ROWS = 2048
 QUERIES = 256  # a product
 PAIRS = 2048  # compared again at a time, in float64
 ROUNDING = 2.0**-24  # of float32: the largest relative error of one operation
+SMALLEST = 2.0**-148  # twice the smallest float32 number: below normal ones, rounding is by a step of half of this
 SHORTEST = 1e-12  # shorter vectors are divided by this, as `retrieval.similarity` does
 LONG_MEAN = 4.0  # vectors so many times as long as without their mean are centred before the product, not after
 
@@ -279,11 +280,12 @@ def _search(
         torch.addcmul(doubt, upper, scale, out=upper)  # at least the similarity, if queries had length one
         if gone is not None and len(gone):
             upper[:, gone] = -torch.inf
-        floor = _below(torch.from_numpy(best.floor(some)).double() / size)
-        found = [_candidates(upper, doubt, floor, best.k)]
+        slack = SMALLEST / size
+        floor = _below(torch.from_numpy(best.floor(some)).double() / size, slack)
+        found = [_candidates(upper, doubt, floor, slack, best.k)]
         if best.right is not None:
             right = torch.from_numpy(best.right[some]).double() / size
-            sure, unclear = _around(upper, doubt, _below(right), -_below(-right))
+            sure, unclear = _around(upper, doubt, _below(right, slack), -_below(-right, slack))
             best.count(some, sure)
             found.append(unclear)
         for kind, (query, row) in enumerate(found):
@@ -336,12 +338,19 @@ def _bounds(queries: Queries, shard: Shard, start: int, chunk: Tensor) -> tuple[
     return vectors, scale, doubt
 
 
-def _below(bound: Tensor) -> Tensor:
-    """A float32 that no similarity which rounds to this one, or a larger one, can lie below."""
-    return torch.where(bound.isinf(), bound, bound - bound.abs() * 4 * ROUNDING - 1e-37).float()
+def _below(bound: Tensor, slack: Tensor) -> Tensor:
+    """A float32 that no similarity which rounds to this one, or a larger one, can lie below.
+
+    Args:
+        bound: (queries,) float64, of queries of length one.
+        slack: (queries,) what rounding to the smallest float32 numbers changes of it, divided by a query's length.
+    """
+    return torch.where(bound.isinf(), bound, bound - bound.abs() * 4 * ROUNDING - 1e-37 - slack).float()
 
 
-def _candidates(upper: Tensor, doubt: Tensor, floor: Tensor, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _candidates(
+    upper: Tensor, doubt: Tensor, floor: Tensor, slack: Tensor, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Queries and rows of the pairs that could be among the k best."""
     over = torch.nonzero(~(upper.amax(dim=1) < floor))[:, 0]  # what is no number is no reason to leave a row out
     if not len(over):
@@ -351,7 +360,8 @@ def _candidates(upper: Tensor, doubt: Tensor, floor: Tensor, k: int) -> tuple[ND
         many = torch.nonzero(torch.count_nonzero(~(part < floor[:, None]), dim=1) > k)[:, 0]
         if len(many):  # k rows of the chunk itself are better than the others
             least = (part[many] - 2 * doubt).nan_to_num(nan=-torch.inf)
-            floor[many] = torch.maximum(floor[many], _below(torch.topk(least, k, dim=1).values[:, -1].double()))
+            last = torch.topk(least, k, dim=1).values[:, -1].double()
+            floor[many] = torch.maximum(floor[many], _below(last, slack[over][many]))
     query, row = np.nonzero(~(part < floor[:, None]).numpy())
     keep = ~(part.numpy()[query, row] == -np.inf)
     return over.numpy()[query[keep]], row[keep]
