@@ -445,3 +445,47 @@ def test_a_tie_with_the_right_picture_and_a_single_one_at_the_end_are_told(root)
     write_features(root / "two.safetensors", np.ones((2, 1)) * np.arange(8), ["a.jpg", "b.jpg"])
     about, found = run_search(root, "two.safetensors", k=1, out=root / "results/two")
     assert about["tied_at_end"] == 40 and (found["tied"] == 1).all() and not found["row"].any()
+
+
+def test_of_two_who_are_asked_for_the_same_the_later_one_keeps_what_the_first_wrote(root, monkeypatch):
+    """Not ranks of one launch: two people, who do not know of each other."""
+    run_search(root, out=root / "results/alone")
+    real, said = searching.joined, []
+
+    def overtaken(search):
+        monkeypatch.setattr(searching, "joined", real)
+        run_search(root)  # the other one writes its result, and removes the parts
+        return real(search)
+
+    monkeypatch.setattr(searching, "joined", overtaken)
+    run_search(root, say=said.append)
+    assert any("written by another process" in one for one in said)
+    assert content(root / "results/search_one") == content(root / "results/alone")
+    assert sorted(path.name for path in (root / "results").iterdir()) == ["alone", "search_one"]
+
+
+def test_a_result_that_appears_at_the_last_moment_is_kept_whole(root, monkeypatch):
+    run_search(root, out=root / "results/alone")
+    real = searching._identical
+
+    def overtaken(search, best):
+        monkeypatch.setattr(searching, "_identical", real)
+        run_search(root)
+        return real(search, best)
+
+    monkeypatch.setattr(searching, "_identical", overtaken)
+    run_search(root)
+    assert content(root / "results/search_one") == content(root / "results/alone")
+    assert sorted(path.name for path in (root / "results").iterdir()) == ["alone", "search_one"]
+
+
+def test_no_room_to_sort_names_is_a_sentence(root, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards, "_sort_in", full)
+    with pytest.raises(AlignvisError, match="could not be sorted in .* .No space left on device.; they take 24 bytes"):
+        run_search(root)
+    monkeypatch.setattr(shards, "_sort_in", lambda *_: open("/nowhere/at/all"))
+    with pytest.raises(FileNotFoundError):
+        run_search(root)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -122,21 +123,30 @@ def search_gallery(
     queries = prepare_queries(vectors, asked.recipe.sides, asked.recipe.centre, projector)
     right = _right(queries, tables, gallery.places)
     search = Search(queries, images, tables, right, left_out, min(k, size - len(left_out)), folder)
+    about = {"version": store.VERSION, "search": digest} | _about(asked, table, part, out)
     try:
         search_parts(search, say, progress)
-    except AlignvisError:
+        if not rank():
+            _write(search, joined(search), about, out, overwrite, say)
+    except (AlignvisError, OSError):
         if rank():  # the first process meets it too, and tells
             return None
-        raise
+        if overwrite or not _done(out, digest):
+            raise
+        say(f"{out} was written by another process that was asked for the same")
     if rank():
         if out.exists():  # this process came when all was over
             shutil.rmtree(work, ignore_errors=True)
         return None
-    best = joined(search)
-    about = {"version": store.VERSION, "search": digest} | _about(asked, table, part, out)
-    _write(search, best, about, out, overwrite, say)
     shutil.rmtree(work, ignore_errors=True)
     return out, read_search(out)[0]
+
+
+def _done(out: Path, digest: str) -> bool:
+    """Whether a result is there, whole and of this search."""
+    with suppress(AlignvisError, OSError):
+        return read_search(out)[0]["search"] == digest
+    return False
 
 
 def _alike(asked: Asked, path: Path) -> Responses:
@@ -254,8 +264,7 @@ def _write(
         "rank": places,
         "tied": best.tied,
     }
-    partial = search.folder / "result"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = search.folder / f"result-{uuid4().hex}"  # of this process alone, should others write the same
     document = {"table": "search", "queries": search.images, "images": names}
     save_tensors(
         {key: torch.from_numpy(value) for key, value in tensors.items()}, partial / "nearest.safetensors", document

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
@@ -109,13 +109,21 @@ def open_tables(
     places = np.full(len(wanted), -1, np.int64)
     asked = {image: place for place, image in enumerate(wanted)}
     first = 0
-    with TemporaryDirectory(prefix="alignvis-ids-") as name, ExitStack() as opened:
-        buckets = [opened.enter_context(open(Path(name) / str(number), "w+b")) for number in range(BUCKETS)]
-        for number, path in enumerate(paths, 1):
-            tables.append(_open(path, first, features, target, sides, asked, places, buckets if paths[1:] else ()))
-            first += tables[-1].shard.rows
-            progress(number, len(paths), "reading the names of the gallery")
-        repeats = [pair for bucket in buckets for pair in _twice(bucket)]
+    try:
+        with TemporaryDirectory(prefix="alignvis-ids-") as name, ExitStack() as opened:
+            buckets = [opened.enter_context(open(Path(name) / str(number), "w+b")) for number in range(BUCKETS)]
+            for number, path in enumerate(paths, 1):
+                tables.append(_open(path, first, features, target, sides, asked, places, buckets if paths[1:] else ()))
+                first += tables[-1].shard.rows
+                progress(number, len(paths), "reading the names of the gallery")
+            repeats = [pair for bucket in buckets for pair in _twice(bucket)]
+    except OSError as error:
+        if error.filename is not None:  # which says enough
+            raise
+        raise AlignvisError(
+            f"the names of the gallery could not be sorted in {gettempdir()} ({error.strerror or error}); they take "
+            f"{RECORD.itemsize} bytes a picture there: set TMPDIR to a folder with more room"
+        ) from error
     centres = [table for table in tables if table.about.get("gallery")]
     if centres and len(centres) < len(tables):
         single = next(table for table in tables if not table.about.get("gallery"))
