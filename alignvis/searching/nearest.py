@@ -339,11 +339,9 @@ def _bounds(queries: Queries, shard: Shard, start: int, chunk: Tensor) -> tuple[
 
 
 def _below(bound: Tensor, slack: Tensor) -> Tensor:
-    """A float32 that no similarity which rounds to this one, or a larger one, can lie below.
+    """A float32 that no similarity which rounds to this one, or a larger one, can lie below, (queries,).
 
-    Args:
-        bound: (queries,) float64, of queries of length one.
-        slack: (queries,) what rounding to the smallest float32 numbers changes of it, divided by a query's length.
+    ``slack`` is what rounding among the smallest numbers changes, divided by each query's length.
     """
     return torch.where(bound.isinf(), bound, bound - bound.abs() * 4 * ROUNDING - 1e-37 - slack).float()
 
