@@ -89,9 +89,10 @@ def measures(similarities: Tensor, targets: Tensor) -> dict[str, float]:
         targets: (queries,) int64, the column of the right picture.
 
     Returns:
-        "top1", "top3", "top5", "top10": share of queries whose picture is among so many; "median_rank"; "mrr": mean of
-        one over the rank; "pairwise": mean share of the other pictures that are less similar than the right one, which
-        is its win rate against one other drawn at random (two-way identification); 1 where there is no other.
+        "top1", "top3", "top5", "top10": share of queries whose picture is among so many; "median_rank", of an even
+        number of queries the mean of the two in the middle; "mrr": mean of one over the rank; "pairwise": mean share
+        of the other pictures that are less similar than the right one, which is its win rate against one other drawn
+        at random (two-way identification); 1 where there is no other.
 
     Raises:
         AlignvisError: when a similarity is not finite.
@@ -102,7 +103,8 @@ def measures(similarities: Tensor, targets: Tensor) -> dict[str, float]:
 def of_places(places: Tensor, gallery: int) -> dict[str, float]:
     """`measures` from ranks, (queries,) int64 from 1 to ``gallery``."""
     found = {f"top{k}": top_k(places, k) for k in TOP}
-    found |= {"median_rank": float(places.median()), "mrr": places.double().reciprocal().mean().item()}
+    exact = places.double()
+    found |= {"median_rank": exact.quantile(0.5).item(), "mrr": exact.reciprocal().mean().item()}
     return found | {"pairwise": n_way(places, gallery, 2) if gallery > 1 else 1.0}
 
 

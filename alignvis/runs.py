@@ -68,6 +68,7 @@ WITHIN_SCORES = {  # what those hold that need not be there
         **{"gallery": int, "table": str, "top1_interval": [NUMBER], "ranks": [int]},
     },
 }
+SHARED = ("dataset", "simulated", "subject", "encoder", "features", "aligned", "seed", "protocol", "trained_on")
 
 
 def run_name(
@@ -130,12 +131,39 @@ def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
         wrong = [key for key, pattern in WITHIN_SCORES.items() if scores[key] and not files.fits(scores[key], pattern)]
         wrong += [key for key in DIRECTION if not _possible(key, scores[key], scores["gallery"])]
         wrong += [key for key in ("n", "gallery") if scores[key] < 1]
-        wrong += ["ranks"] * (len(scores["ranks"]) != scores["n"] or min(scores["ranks"]) < 1)
+        wrong += ["ranks"] * (len(scores["ranks"]) != scores["n"] or min(scores["ranks"], default=0) < 1)
+        wrong = wrong or _impossible(scores)
     if wrong or scores["weights_sha256"] != record["weights_sha256"]:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         what = f"do not state {', '.join(wrong[:4])}{more}" if wrong else "are of other weights"
         raise AlignvisError(f"the scores in {run} {what}; score it again with: alignvis eval --overwrite")
+    recipe = record["recipe"]
+    stated = {key: record[key] for key in SHARED} | {"recipe": recipe["name"]}
+    stated |= {key: recipe[key] for key in ("target", "validation") if key in recipe}
+    other = [key for key, value in stated.items() if scores[key] != value]
+    if other:
+        raise AlignvisError(
+            f"the scores in {run} state another {', '.join(other)} than its record; score it again with: alignvis eval "
+            f"{run} --overwrite"
+        )
     return scores
+
+
+def _impossible(scores: dict[str, Any]) -> list[str]:
+    """What cannot be, of the parts of scores that do not follow from the similarities stored beside them."""
+    centres, small, wrong = scores["class_centres"], scores["subset_galleries"], []
+    if centres:
+        within = all(_possible(key, centres[key], centres["gallery"]) for key in DIRECTION)
+        ranks = centres["ranks"]
+        whole = len(ranks) == scores["n"] and min(ranks, default=0) >= 1 and max(ranks) <= centres["gallery"]
+        wrong += ["class_centres"] * (not within or not whole)
+    if small:
+        ways = [small[way] for way in WITHIN_SCORES["subset_galleries"] if isinstance(small[way], dict)]
+        chance = small.get("chance")
+        known = small["size"] > 1 and files.fits(chance, NUMBER) and abs(chance - 1 / small["size"]) < 1e-9
+        wrong += ["subset_galleries"] * (not known or not all(0 <= v <= 1 for way in ways for v in way.values()))
+    reliability = scores["reliability"]
+    return wrong + ["reliability"] * (reliability is not None and not abs(reliability) < 1e6)
 
 
 def _possible(key: str, value: float, gallery: int) -> bool:

@@ -20,6 +20,7 @@ from alignvis.progress import Progress, silent
 from alignvis.repetitions import read_reliably
 from alignvis.retrieval import N_WAY, TOP, chances, measures, n_way, of_places, ranks, subset_galleries, ties
 from alignvis.runs import (
+    NUMBER,
     all_runs,
     changed_inputs,
     named_run,
@@ -78,7 +79,7 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     small = responses.document["dataset"].startswith("nsd") and size > SUBSET
     scores["subset_galleries"] = subset_galleries(similarities, SUBSET) if small else None
     scores["ranks"] = _by_id(scores["ranks"], responses.test_images)
-    scores["images_sha256"] = sha256("\n".join(sorted(responses.test_images)).encode()).hexdigest()
+    scores["images_sha256"] = _images_sha256(responses.test_images)
     scores |= {"leakage": asked.leakage, "reliability": reliability}
     scores["queries_fingerprint"] = store.fingerprint(responses.path)
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
@@ -174,6 +175,52 @@ def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -
     return torch.from_numpy(np.array(arrays["similarity"])), ids
 
 
+def proved_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -> tuple[Tensor, list[str]]:
+    """`read_similarity`, and make sure that each score that follows from the similarities is the one stated.
+
+    Raises:
+        AlignvisError: as `read_similarity`, and when a score is another one.
+    """
+    similarities, ids = read_similarity(run, record, scores)
+    wrong = _not_following(scores, similarities, ids)
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise AlignvisError(
+            f"the scores in {run} do not follow from its similarities ({', '.join(wrong[:4])}{more}); score it again "
+            f"with: alignvis eval {run} --overwrite"
+        )
+    return similarities, ids
+
+
+def _not_following(scores: dict[str, Any], similarities: Tensor, ids: Sequence[str]) -> list[str]:
+    """Which scores are not those of these similarities: what is stored is believed no more than what is measured."""
+    found = describe(similarities)
+    found["ranks"] = _by_id(found["ranks"], ids)
+    found["images_sha256"] = _images_sha256(ids)
+    near = 2 / len(ids)  # scores of the whole batch rest on sums, whose last digit is another on another machine
+    keys = [key for key in found if key not in ("ties", "answers")]
+    return [key for key in keys if not _alike(scores[key], found[key], near if key == "transductive" else 1e-6)]
+
+
+def _alike(one: Any, other: Any, within: float) -> bool:
+    if isinstance(other, dict):
+        same = isinstance(one, dict) and one.keys() == other.keys()
+        return same and all(_alike(one[key], other[key], within) for key in other)
+    if isinstance(other, list):
+        return (
+            isinstance(one, list)
+            and len(one) == len(other)
+            and all(_alike(*pair, within) for pair in zip(one, other, strict=True))
+        )
+    if isinstance(other, int | float):
+        return files.fits(one, NUMBER) and abs(one - other) <= within
+    return one == other
+
+
+def _images_sha256(ids: Sequence[str]) -> str:
+    return sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
 def _raise(error: AlignvisError) -> None:
     raise error
 
@@ -247,7 +294,7 @@ def _score(run: Path, overwrite: bool, device: str, notes: _Notes) -> dict[str, 
     if kept:  # a stored score is believed no more than a new one
         features = stated_path(run, record["inputs"]["features"])
         known = features.is_file() and store.fingerprint(features) == record["inputs"]["features"]["fingerprint"]
-        prove(run, record, read_similarity(run, record, score)[1], features if known else None)
+        prove(run, record, proved_similarity(run, record, score)[1], features if known else None)
     for table in _changed(run, record, score) if kept else ():
         notes.changed.setdefault(table, []).append(run)
     if score["answers"] <= max(1, score["n"] // 20) < score["n"]:

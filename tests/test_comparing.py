@@ -374,6 +374,25 @@ def test_pairs_that_were_not_asked_the_same_are_left_out(template, tmp_path):
     assert any("other test responses than the first seed" in text for text in row["left_out"])
 
 
+def test_pictures_that_were_shown_a_varying_number_of_times_are_said_to_be(template, tmp_path):
+    for subject, most in ((1, 3), (2, 2)):
+        for name in ("human", "human_noalign"):
+            about = {"repetitions": 1, "trials": {"min": 1, "max": most, "mean": 1.5}}
+            write(tmp_path, template, name, subject, **about)
+    (row,) = compare(tmp_path, metric="pairwise", **FAST)
+    assert row["trials"] == {"min": 1, "max": 3}
+    text = comparisons_table([row])
+    assert "each the mean of 1 to 3 trials, among" in text and "1 repetitions" not in text
+    assert "± is the SD over seeds within a subject" in text
+
+
+def test_two_way_accuracy_is_not_rounded_to_single_precision(template, tmp_path):
+    made = study(tmp_path, template)
+    (row,) = compare(tmp_path, metric="pairwise", **FAST)
+    of = [np.mean((IMAGES - made["human", s, seed]) / (IMAGES - 1)) for s in (1, 2, 3) for seed in (0, 1)]
+    assert row["first"]["mean"] == pytest.approx(np.mean(of), abs=1e-14)
+
+
 def broken_run(run: Path, how: str) -> None:
     path = run / "similarity.safetensors"
     if how == "truncated":
@@ -401,7 +420,7 @@ def broken_run(run: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("truncated", "not a whole safetensors file"),
+        ("truncated", "is not the file that the scores .* were taken from"),
         ("gone", "is gone; score it again with: alignvis eval"),
         ("another", "is not the file that the scores .* were taken from"),
         ("not finite", "not finite"),

@@ -1,6 +1,7 @@
 from itertools import combinations
 from math import comb
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from alignvis.retrieval import (
     measures,
     n_way,
     named_first,
+    of_places,
     ranks,
     similarity,
     subset_galleries,
@@ -112,6 +114,12 @@ def test_measures_by_hand():
     found = measures(similarities, torch.tensor([0, 1, 1]))  # ranks 1, 3, 2 of 4
     expected = {"top1": 1 / 3, "top3": 1, "top5": 1, "top10": 1, "median_rank": 2}
     assert found == pytest.approx(expected | {"mrr": (1 + 1 / 3 + 1 / 2) / 3, "pairwise": (3 + 1 + 2) / 9})
+
+
+def test_the_median_of_an_even_number_of_ranks_lies_between_the_two_in_the_middle():
+    assert of_places(torch.tensor([9, 1, 2, 5]), 10)["median_rank"] == 3.5 == np.median([9, 1, 2, 5])
+    every = of_places(torch.arange(1, 201), 200)
+    assert {key: every[key] for key in chances(200)} == pytest.approx(chances(200))  # one of each rank is chance
 
 
 def test_pairwise_counts_the_wins_over_every_other_picture_and_a_tie_is_none():

@@ -267,6 +267,38 @@ def test_scores_of_an_earlier_alignvis_say_what_to_do(root):
     assert score_all(root, overwrite=True)[0]["top1"] == scores["top1"]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"top1": 0.99}, "do not follow from its similarities (top1)"),
+        ({"top5": 0.99, "mrr": 0.99}, "do not follow from its similarities (top5, mrr)"),
+        ({"ranks": [1] * 40}, "do not follow from its similarities (ranks)"),
+        ({"top1_interval": [0.9]}, "do not follow from its similarities (top1_interval)"),
+        ({"mrr_chance": 0.5}, "do not follow from its similarities (mrr_chance)"),
+        ({"n_way": {"two": "x"}}, "do not follow from its similarities (n_way)"),
+        ({"n_way": {"2": 0.5}}, "do not follow from its similarities (n_way)"),
+        ({"images_sha256": "another"}, "do not follow from its similarities (images_sha256)"),
+        (
+            {"transductive": {"csls": {"top1": 1.0, "top5": 1.0}, "one_to_one": {}}},
+            "do not follow from its similarities (transductive)",
+        ),
+        ({"aligned": True}, "state another aligned than its record"),
+        ({"subject": 2, "seed": 9}, "state another subject, seed than its record"),
+        ({"validation": "another"}, "state another validation than its record"),
+        ({"n": 0, "ranks": []}, "do not state n, ranks"),
+        ({"reliability": 10**400}, "do not state reliability"),
+        ({"subset_galleries": {"size": 300, "draws": 30}}, "do not state subset_galleries"),
+    ],
+)
+def test_a_stored_score_is_believed_no_more_than_a_new_one(root, change, said):
+    path = root / "runs/one/scores.json"
+    files.write_json(path, files.read_json(path) | change)
+    result = CliRunner().invoke(main, ["--root", str(root), "eval", "--full", "--transductive"])
+    assert result.exit_code == 1 and said in result.output and "eval" in result.output.rpartition("again with")[2]
+    assert "top-1 %" not in result.output
+    assert CliRunner().invoke(main, ["--root", str(root), "eval", "--overwrite"]).exit_code == 0
+
+
 def test_a_note_is_said_once_however_many_runs_it_is_about(root):
     for name in ("two", "three"):
         evaluate_run(train(root, name, seed=4))

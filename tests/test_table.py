@@ -3,7 +3,7 @@ import pytest
 
 from alignvis.retrieval import TOP, chances
 from alignvis.stats import bootstrap, wilson
-from alignvis.table import curves_table, interval, scores_table, seed_spread
+from alignvis.table import committee_table, curves_table, interval, scores_table, seed_spread
 
 
 def score(top1: float = 0.5, **changes) -> dict:
@@ -169,3 +169,16 @@ def test_a_curve_to_read():
     assert "nice, a, recipe alignvis, mean of 2 seeds; 200 test responses among 200 pictures" in text
     assert first[2].split() == ["1", "20", "15.0", "10.7", "to", "20.6", "1.0", "30.0", "0.200"]
     assert first[3].split() == ["4", "all", "45.0", "38.3", "to", "51.9", "-", "60.0", "-"]
+
+
+def test_a_gallery_of_one_has_nothing_to_guess():
+    one = score(n=1, gallery=1, ranks=[1], **{f"{key}_chance": value for key, value in chances(1).items()})
+    assert "top-1 100.0%, top-5 100.0%, median rank 1, MRR 1.000, 2-way 100%" in scores_table([one])
+
+
+def test_a_committee_says_that_what_it_was_chosen_by_is_no_result():
+    member = {"encoder": "nice", "features": "a", "target": "embeddings", "recipe": "alignvis", "held_out_mrr": 0.4}
+    committee = score(who="committee", seeds=[0, 1], members=[member], held_out_mrr=[0.4], candidates=2, held_out=30)
+    text = " ".join(committee_table([committee | {"beside": []}]).split())
+    assert "held-out MRR 0.400, of the committee so far 0.400" in text
+    assert "held-out MRR is what was maximised" in text and "so it is optimistic, and no result" in text

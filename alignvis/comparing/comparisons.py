@@ -79,7 +79,8 @@ def compare(
         - ``t`` and ``wilcoxon``: over subjects, none with one subject; ``permutation``: over images; each with ``p``
           (two-sided), ``smallest_p`` where there is one, ``p_holm`` and the size of its ``family``;
         - ``subjects``: each one's means and seeds; ``n_subjects``, ``n_images``, ``gallery``, ``repetitions``,
-          ``chance``, ``simulated``; ``runs``: each pair, with fingerprints; ``left_out``: sentences.
+          ``trials`` (least and most that a response is the mean of; none where repetitions are apart), ``chance``,
+          ``simulated``; ``runs``: each pair, with fingerprints; ``left_out``: sentences.
 
     Raises:
         AlignvisError: when there is nothing to compare, or it is not clear what belongs to what.
@@ -233,11 +234,18 @@ def _about(
         "first": sides[0],
         "second": sides[1],
         **shared,
+        "trials": _trials([one.scores["trials"] for pair in pairs for one in pair]),
         "chance": chance_of(metric, shared["gallery"]),
         "runs": [_pair(one, other) for one, other in pairs],
         "left_out": list(left_out),
         "versions": versions(),
     }
+
+
+def _trials(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Of how few and of how many trials a response is the mean, over all runs, where the table has averaged them."""
+    known = [one for one in found if one]
+    return {"min": min(one["min"] for one in known), "max": max(one["max"] for one in known)} if known else None
 
 
 def _pair(one: Scored, other: Scored) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from alignvis.comparing.comparisons import TESTS, block_of
 from alignvis.comparing.values import METRICS, Metric
+from alignvis.table import repetitions
 
 HEAD = ("A against B", "n", "mean", "A - B", "t over subjects", "Wilcoxon, subjects", "signs over images")
 WIDTH = 110  # of what stands above a table
@@ -41,12 +42,12 @@ def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
     ways = [_way(one[side]["pool"]) for side in SIDES]
     recipes = [f"{one[side]['recipe']}, validation by {one[side]['validation']}" for side in SIDES]
     lines = [
-        f"{one['dataset']}{simulated}: {one['n']} test responses, each the mean of {one['repetitions']} repetitions, "
-        f"among {one['gallery']} pictures",
+        f"{one['dataset']}{simulated}: {one['n']} test responses, each {repetitions(one)}, among {one['gallery']} "
+        "pictures",
         f"{_both(ways)}; recipe {_both(recipes)}",
         f"{metric.title}: means over seeds, then subjects; chance {_number(one['chance'], metric)}",
-        f"A - B{' in ' + metric.unit if metric.unit else ''}; ± is the SD over seeds; in brackets 95 % intervals, of t "
-        "by t, else by bootstrap over subjects and images "
+        f"A - B{' in ' + metric.unit if metric.unit else ''}; ± is the SD over seeds within a subject; in brackets "
+        "95 % intervals, of t by t, else by bootstrap over subjects and images "
         f"({one['bootstrap']['resamples']:,} resamples, seed {one['bootstrap']['seed']})",
         f"p: two-sided, and by Holm over the {len(rows)} comparison{'s' * (len(rows) > 1)} of this table. Tests over "
         "subjects are about other subjects who see these images, the one over images (the signs of their differences "

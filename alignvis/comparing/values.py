@@ -37,7 +37,10 @@ METRICS = {
     "top5": Metric(lambda places, gallery: places <= 5, "top-5, %", "points", 100),
     "mrr": Metric(lambda places, gallery: places.double().reciprocal(), "mean reciprocal rank", "", 1),
     "pairwise": Metric(
-        lambda places, gallery: (gallery - places) / (gallery - 1), "pairwise (two-way) accuracy, %", "points", 100
+        lambda places, gallery: (gallery - places).double() / (gallery - 1),
+        "pairwise (two-way) accuracy, %",
+        "points",
+        100,
     ),
 }
 

@@ -12,6 +12,7 @@ from alignvis.errors import AlignvisError
 from alignvis.reports.html import Html, code, element, join
 from alignvis.reports.numbers import several
 from alignvis.runs import all_runs, named_run, read_record, read_scores, stated_path
+from alignvis.scoring import proved_similarity
 
 # What must be equal for two runs to stand in one table: like is compared with like.
 ALIKE = ("dataset", "simulated", "protocol", "pool", "recipe", "validation", "n", "gallery", "repetitions")
@@ -85,7 +86,9 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
         scores, lacking = None, ""
         if (run / "scores.json").is_file():
             try:
-                scores = read_scores(run, record)
+                stated = read_scores(run, record)
+                proved_similarity(run, record, stated)  # refuses what does not follow from it
+                scores = stated
             except AlignvisError as error:
                 lacking = str(error)
         else:
