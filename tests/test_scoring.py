@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from alignvis import files, scoring, store
-from alignvis.asking import ask
+from alignvis.asking import ask, prove
 from alignvis.cli import main
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
@@ -297,6 +297,19 @@ def test_a_stored_score_is_believed_no_more_than_a_new_one(root, change, said):
     assert result.exit_code == 1 and said in result.output and "eval" in result.output.rpartition("again with")[2]
     assert "top-1 %" not in result.output
     assert CliRunner().invoke(main, ["--root", str(root), "eval", "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_test_image_that_chose_the_epoch_is_refused_like_one_that_was_learned_from(root, part):
+    run = root / "runs/one"
+    record = read_record(run)
+    tested = store.load_responses(root / TABLE).test_images
+    record["split"][part] = [*record["split"][part], tested[3]]
+    with pytest.raises(AlignvisError, match=r"1 test images were used in training \(the first is 'test_images/"):
+        prove(run, record, tested, None)  # the digests are not known: ids alone say it
+    files.write_json(run / "record.json", record)
+    result = CliRunner().invoke(main, ["--root", str(root), "eval"])  # of a stored score
+    assert result.exit_code == 1 and "1 test images were used in training" in result.output
 
 
 def test_a_note_is_said_once_however_many_runs_it_is_about(root):
