@@ -101,6 +101,12 @@ def test_seeds_are_averaged_before_subjects_and_their_spread_stands_apart(root, 
     assert two["top-1 (95 % interval)"].startswith("20.0 (") and both["top-1 (95 % interval)"] == "40.0"
 
 
+def test_few_subjects_have_the_t_interval_beside_the_bootstrap(page):
+    (row,) = [row for row in page.table("paired t over subjects") if "human" in row["aligned − twin"]]
+    assert row["paired t over subjects"].startswith("t(") and " to " in row["paired t over subjects"]
+    assert "Of fewer than five subjects who differ a bootstrap interval is too short" in page.text
+
+
 def test_a_score_that_does_not_follow_from_its_similarities_is_not_shown(root):
     path = root / "runs/sub-01_human/scores.json"
     files.write_json(path, json.loads(path.read_text()) | {"top1": 0.987})

@@ -122,6 +122,8 @@ def _tests(rows: Sequence[Row]) -> list[Html]:
         "pictures seen by these subjects. With few subjects Wilcoxon's p cannot be small: the smallest that is "
         "possible stands beside it."
     )
+    if any(2 <= row["n_subjects"] < 5 for row in rows):
+        note += " Of fewer than five subjects who differ a bootstrap interval is too short; the t interval is safer."
     return [table(title, head, lines), paragraph(note, kind="note")]
 
 
@@ -212,7 +214,8 @@ def _t(found: Row | None) -> Html:
         return join("one subject")
     if number(found["t"]) is None:
         return join("differences all equal")
-    return join(f"t({found['df']}) = {found['t']:.2f}", element("br"), _p(found))
+    ends = f"({_ends((found['low'], found['high']))})"
+    return join(f"t({found['df']}) = {found['t']:.2f}", element("br"), ends, element("br"), _p(found))
 
 
 def _wilcoxon(found: Row | None) -> Html:
