@@ -42,7 +42,10 @@ def say(run: Path, similarity: np.ndarray, ids: list[str] | None = None) -> Path
 
 
 def copied(run: Path, to: Path, **changes) -> Path:
-    """A copy of a run whose record states something else."""
+    """A copy of a run whose record states something else, and its scores with it."""
     shutil.copytree(run, to)
     files.write_json(to / "record.json", files.read_json(run / "record.json") | changes)
+    scores = files.read_json(run / "scores.json")
+    same = {key: value for key, value in changes.items() if key in scores and key != "recipe"}  # there it is a name
+    files.write_json(to / "scores.json", scores | same)
     return to

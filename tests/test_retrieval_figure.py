@@ -195,6 +195,16 @@ def test_letters_that_the_font_lacks_and_ids_of_any_length_are_drawn(scored, tmp
     assert line.get_text().endswith("?0?$x$.png") and line.get_window_extent().x1 <= figure.bbox.x1
 
 
+@pytest.mark.parametrize("name", ["wm_MW" * 60, "WM" * 16])
+def test_an_id_of_wide_letters_is_cut_at_its_beginning_and_not_at_the_edge(scored, tmp_path, name):
+    run = scored(tmp_path / "a", np.eye(8), "good")
+    say(run, np.eye(8), [f"{name}{place}.png" for place in range(8)])
+    figure = draw_retrievals(show([run], first=1, top=1), lambda image, side: np.zeros((4, 4, 3), np.uint8))
+    (line,) = [text for text in figure.texts if text.get_text().startswith("first: ...")]
+    assert line.get_text().endswith("0.png") and "...." not in line.get_text()
+    assert 0.8 * figure.bbox.x1 < line.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_a_missing_picture_is_a_sentence_that_names_the_folder(scored, tmp_path, images):
     run = scored(tmp_path / "a", np.eye(8), "good")
     (images / IDS[1]).unlink()

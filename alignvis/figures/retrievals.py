@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
 from alignvis.figures.words import LETTER
@@ -160,7 +161,10 @@ def _words(figure: Figure, showing: Showing, plan: _Plan) -> None:
 def _row(figure: Figure, plan: _Plan, top: float, row: Row, look: Look) -> None:
     letters = int((plan.width - 2 * EDGE) / LETTER) - len(row.why) - 2
     image = _known(row.image if len(row.image) <= letters else f"...{row.image[3 - letters :]}")
-    _say(figure, plan, EDGE, top + 0.1 * LINE, f"{row.why}: {image}")
+    line = _say(figure, plan, EDGE, top + 0.1 * LINE, f"{row.why}: {image}")
+    while line.get_window_extent().x1 > figure.bbox.x1 and len(image) > 4:  # of letters wider than most
+        image = f"...{image[4:].removeprefix('..')}"
+        line.set_text(f"{row.why}: {image}")
     pictures = top + 1.2 * LINE
     _picture(figure, plan, EDGE, pictures, row.image, look, None)
     for left, answer in zip(plan.groups, row.answers, strict=True):
@@ -198,6 +202,6 @@ def _picture(figure: Figure, plan: _Plan, left: float, top: float, image: str, l
         spine.set(visible=hit is not None, color=HIT if hit else MISS, linewidth=THICK if hit else THIN)
 
 
-def _say(figure: Figure, plan: _Plan, x: float, y: float, text: str, **look: Any) -> None:
+def _say(figure: Figure, plan: _Plan, x: float, y: float, text: str, **look: Any) -> Text:
     about = {"ha": "left", "va": "top", "fontsize": FONT, **look}
-    figure.text(x / plan.width, 1 - y / plan.height, text, parse_math=False, **about)
+    return figure.text(x / plan.width, 1 - y / plan.height, text, parse_math=False, **about)
