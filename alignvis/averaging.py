@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import prod
-from math import sqrt
+from math import prod, sqrt
 
 import numpy as np
 import torch

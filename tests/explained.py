@@ -73,6 +73,7 @@ def explained(
     share = {"top1": 0.4, "drop": 0.1, "drop_interval": [0.05, 0.15], "similarity_drop": 0.02}
     windows = [{"start": start, "end": start + 4 * step} for start in starts]
     tensors = {"regions": np.zeros((n, len(groups))), "channels": np.tile(loss, (n, 1))}
+    tensors["first_order"] = np.tile(np.outer(loss, np.linspace(1, 0.2, len(times))), (n, 1, 1))
     if timed:
         tensors["windows"] = np.zeros((n, len(windows)))
     if gradcam is not None:
@@ -103,6 +104,7 @@ def explained(
         "queries_fingerprint": "",
         "maps_sha256": store.fingerprint(folder / "explain.safetensors"),
         "gradcam": None if gradcam is None else {**of_map, "peak": 0.1, "share_by_region": {}, "note": ""},
+        "first_order": {"before_300ms": 0.6 if timed else None, "peak": 0.1 if timed else None, "share_by_region": {}},
         "no_gradcam": "it has no convolution over time" if gradcam is None else None,
         "regions": {name: [channels[place] for place in places] for name, places in groups.items()},
         "occlusion": {

@@ -69,6 +69,9 @@ def test_on_the_simulator_the_planted_time_and_place_are_found_in_numbers(brain)
     groups = regions(ELECTRODES)
     frontal, back = lost[groups["frontal"]].mean(), lost[groups["parietal"] + groups["occipital"]].mean()
     assert back > 4 * abs(frontal)
+    single = found["first_order"]
+    assert single["before_300ms"] > 0.55 and 0.05 < single["peak"] < 0.3  # spread evenly it would be 0.3
+    assert sum(single["share_by_region"][name] for name in ("central", "parietal", "occipital")) > 0.7
     assert found["gradcam"]["before_300ms"] > 0.3  # a step of NICE sees 300 ms, so its map is as broad
     shares = found["gradcam"]["share_by_region"]
     assert sum(shares.values()) == pytest.approx(1)
@@ -118,7 +121,7 @@ def test_what_is_written_is_what_is_read_and_says_what_it_is_of(root):
     np.testing.assert_allclose(found["times"], np.arange(TIMES) / 100, atol=1e-9)
     assert found["gradcam"] is None and "no convolution" in found["no_gradcam"]
     assert {name: array.shape for name, array in arrays.items()} == {
-        "windows": (40, 39), "regions": (40, 5), "channels": (40, 5),
+        "first_order": (40, 5, 100), "windows": (40, 39), "regions": (40, 5), "channels": (40, 5),
     }  # fmt: skip
     np.testing.assert_allclose(arrays["channels"].mean(axis=0), found["occlusion"]["channels"], atol=1e-6)
     assert queries_of(run) == image_ids(40, 1, "test_images")

@@ -41,16 +41,16 @@ def explain(
 ) -> None:
     """Explain RUNS: what they lose without a window of time, a group of channels, a band; Grad-CAM; a figure.
 
-    RUNS are folders, or names in ROOT/runs. Aligned and unaligned image encoders stand side by side in the figure; runs
-    that differ in seed and subject only are averaged. What is explained already is read.
+    RUNS are folders, names in ROOT/runs, parts of a name that no other has, or quoted patterns like "*seed-0". Aligned
+    and unaligned image encoders stand side by side in the figure; runs that differ in seed and subject only are
+    averaged. What is explained already is read.
     """
     from alignvis.explanations.explain import explain_run
     from alignvis.figures import maps, style
-    from alignvis.runs import named_run
+    from alignvis.runs import named_runs
     from alignvis.twins import by_kind, twin_run
 
-    named = [named_run(screen.root, run) for run in runs]
-    chosen = list({run.resolve(): run for run in named}.values())
+    chosen = named_runs(screen.root, runs)
     if twin:
         partners = [other for other in map(twin_run, chosen) if other]
         chosen = list({run.resolve(): run for run in [*chosen, *partners]}.values())
@@ -131,6 +131,12 @@ def _told(run: Path, found: dict[str, Any]) -> str:
         )
     else:
         lines.append(f"  no Grad-CAM: {found['no_gradcam']}")
+    single = found["first_order"]
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in single["share_by_region"].items())
+    early = "" if single["before_300ms"] is None else f"{single['before_300ms']:.0%} before 300 ms"
+    lines.append(
+        f"  single samples            {'; '.join(filter(None, (shares, early))) or 'nothing'} (to first order)"
+    )
     random = found["randomised"]
     mean = sum(random["correlation"]) / len(random["correlation"])
     lines.append(

@@ -67,6 +67,7 @@ EXPLANATION = {  # what explain.json must state to be read
             for what, kind in (("top1", NUMBER), ("interval", [NUMBER]))
         }
     ],
+    "first_order": {"before_300ms": MAYBE, "peak": MAYBE, "share_by_region": dict},
     "randomised": {"seeds": [int], "correlation": [NUMBER], "what": str},
 }
 GRADCAM = {"channel_axis": bool, "before_300ms": MAYBE, "peak": MAYBE, "share_by_region": dict, "note": str}
@@ -149,8 +150,9 @@ def read_explanation(run: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.fl
 
     Returns:
         What ``explain.json`` states; and by name "gradcam" (queries, channels or 1, times), if there is one, and what
-        the similarity of each query with its own picture lost by occlusion: "windows" (queries, windows), "regions"
-        (queries, regions) and "channels" (queries, channels). Queries are in the order of the test images.
+        the similarity of each query with its own picture lost by occlusion: "first_order" (queries, channels, times)
+        of each sample alone, to first order, "windows" (queries, windows), "regions" (queries, regions) and "channels"
+        (queries, channels). Queries are in the order of the test images.
 
     Raises:
         AlignvisError: when there is none, it is of other weights, or the two files do not fit together.
@@ -191,6 +193,14 @@ def by_concept(maps: NDArray[np.floating], queries: Sequence[str]) -> dict[str, 
     for place, image in enumerate(queries):
         places.setdefault(concept(image), []).append(place)
     return {name: maps[rows].mean(axis=0, dtype=np.float64) for name, rows in places.items()}
+
+
+def gained(maps: NDArray[np.floating]) -> NDArray[np.float64]:
+    """What of a map to first order, (queries, channels, times), is worth something on average; the rest is 0.
+
+    Averaged before it is cut off: chance is worth as much as it costs, and goes.
+    """
+    return maps.mean(axis=0, dtype=np.float64).clip(min=0)
 
 
 def queries_of(run: Path) -> list[str]:
@@ -238,13 +248,11 @@ def _explain(
     record, common = asked.record, {"progress": progress}
     groups = regions(record["channels"])
     lost: dict[str, NDArray[np.float32]] = {}
-    reason = why_not(asked)
+    lost["first_order"] = maps = first_order(asked, treated, **common)
+    what, mapper, reason = "occlusion", first_order, why_not(asked)
     if reason is None:
         lost["gradcam"] = maps = gradcam(asked, treated, **common)
         what, mapper = "gradcam", gradcam
-    else:
-        maps = first_order(asked, treated, **common)
-        what, mapper = "occlusion", first_order
     seeds, correlation = randomised(asked, treated, mapper, maps, **common)
     in_windows, bands, left_out = [], [], {}
     if question.laid:
@@ -275,6 +283,7 @@ def _explain(
         "maps_sha256": store.fingerprint(path),
         "gradcam": _about(asked, lost["gradcam"], question.times, groups) if reason is None else None,
         "no_gradcam": reason,
+        "first_order": _shares(lost["first_order"].mean(axis=0, dtype=np.float64), question.times, groups),
         "regions": {name: [record["channels"][place] for place in places] for name, places in groups.items()},
         "occlusion": {
             "width": width,
@@ -297,17 +306,24 @@ def _about(
 ) -> dict[str, Any]:
     """What the mean Grad-CAM map says in numbers; of steps that are no times, nothing about time."""
     mean = maps.mean(axis=0, dtype=np.float64)
-    note, total = asked.decoder.brain.centres_note, float(mean.sum())
-    by_channel = len(mean) == len(asked.record["channels"]) and len(mean) > 1
-    timed = total > 0 and not note and len(times) > 1
+    note, by_channel = asked.decoder.brain.centres_note, len(mean) == len(asked.record["channels"]) and len(mean) > 1
+    shares = _shares(mean, times, groups if by_channel else {})
+    untimed = {"before_300ms": None, "peak": None} if note else {}
+    return {"channel_axis": by_channel, **shares, **untimed, "note": note}
+
+
+def _shares(
+    values: NDArray[np.float64], times: NDArray[np.float64], groups: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """What a map, (channels or 1, times), says in numbers: where its sums over channels, or times, are positive."""
+    course, by_channel = values.sum(axis=0).clip(min=0), values.sum(axis=1).clip(min=0)
+    timed, total = len(times) > 1 and course.any(), float(by_channel.sum())
     return {
-        "channel_axis": by_channel,
-        "before_300ms": early_share(mean.sum(axis=0), times) if timed else None,
-        "peak": float(times[mean.sum(axis=0).argmax()]) if timed else None,
-        "share_by_region": {name: float(mean[rows].sum()) / total for name, rows in groups.items()}
-        if by_channel and total > 0
+        "before_300ms": early_share(course, times) if timed else None,
+        "peak": float(times[course.argmax()]) if timed else None,
+        "share_by_region": {name: float(by_channel[rows].sum()) / total for name, rows in groups.items()}
+        if total
         else {},
-        "note": note,
     }
 
 
@@ -342,6 +358,7 @@ def _fitting(
     """The arrays, if their shapes are those that the numbers beside them imply."""
     occlusion, n, channels = found["occlusion"], found["n"], len(found["channels"])
     expected = {"regions": (n, len(occlusion["regions"])), "channels": (n, channels)}
+    expected["first_order"] = (n, channels, len(found["times"]))
     if occlusion["windows"]:
         expected["windows"] = (n, len(occlusion["windows"]))
     if found["gradcam"]:

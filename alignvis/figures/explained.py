@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignvis.errors import AlignvisError
-from alignvis.explanations.explain import read_explanation
+from alignvis.explanations.explain import gained, read_explanation
 from alignvis.figures.pooled import Pooled, pool
 from alignvis.recordings.montage import montage
 
@@ -24,6 +24,8 @@ class Side:
         aligned: whether their image encoders are aligned to people.
         found: what each run's ``explain.json`` states.
         gradcam: (channels or 1, times), in multiples of its mean, so that maps of different scale can be compared.
+        first_order: (channels, times) similarity lost without each sample, to first order, where it is positive, in
+            multiples of its mean.
         windows, regions: (windows,) and (regions,) top-1 lost without each, shares.
         channels: (channels,) similarity lost without each.
         kept, retrained: (windows,) top-1 with one window alone, without and with retraining, shares.
@@ -33,6 +35,7 @@ class Side:
     aligned: bool
     found: list[dict[str, Any]]
     gradcam: Pooled | None
+    first_order: Pooled
     windows: Pooled | None
     regions: Pooled | None
     channels: Pooled
@@ -110,6 +113,7 @@ def _side(aligned: bool, explanations: Sequence[Explanation]) -> Side:
         aligned=aligned,
         found=found,
         gradcam=_gradcam(explanations),
+        first_order=pool([(one["subject"], _even(gained(arrays["first_order"]))) for one, arrays in explanations]),
         windows=of_rows(lambda one: one["occlusion"]["windows"], "drop", "drop_interval"),
         regions=of_rows(lambda one: one["occlusion"]["regions"], "drop", "drop_interval"),
         channels=pool([(one["subject"], one["occlusion"]["channels"]) for one in found]),
@@ -127,10 +131,14 @@ def _gradcam(explanations: Sequence[Explanation]) -> Pooled | None:
     for found, arrays in explanations:
         if not found["gradcam"] or "gradcam" not in arrays:
             return None
-        mean = np.asarray(arrays["gradcam"]).mean(axis=0, dtype=np.float64)
-        scale = np.abs(mean).mean()
-        maps.append((found["subject"], mean / scale if scale > 0 else mean))
+        maps.append((found["subject"], _even(np.asarray(arrays["gradcam"]).mean(axis=0, dtype=np.float64))))
     return pool(maps) if len({values.shape for _, values in maps}) == 1 else None
+
+
+def _even(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A map in multiples of its mean, so that maps of different scale can be compared."""
+    scale = np.abs(values).mean()
+    return values / scale if scale > 0 else values
 
 
 def ordered(found: dict[str, Any]) -> tuple[NDArray[np.int64], list[tuple[str, int]]]:

@@ -23,9 +23,10 @@ Row = tuple[float, Callable[[SubFigure], None]]  # height in inches, and what dr
 def draw_explanation(aligned: Sequence[Path], twin: Sequence[Path]) -> Figure:
     """Draw explained runs on aligned image encoders beside runs on their unaligned twins.
 
-    From the top: Grad-CAM over channels and times; its mean over channels, and over time as a map of the head; top-1
-    lost without a window of time, and similarity lost without a channel as a map; top-1 with one window alone, and lost
-    without a region; top-1 with one frequency band, and without it. What there is not is left out. Several runs a side
+    From the top: Grad-CAM over channels and times; its mean over channels, and over time as a map of the head; what
+    similarity is lost without single samples, to first order; top-1 lost without a window of time, and similarity lost
+    without a channel as a map; top-1 with one window alone, and lost without a region; top-1 with one frequency band,
+    and without it. What there is not is left out. Several runs a side
     are averaged, seeds first, then subjects; intervals are over subjects where there are three, else over the test
     pictures of the one subject. Maps that belong together have the same colours.
 
@@ -67,8 +68,10 @@ def _rows(sides: Sequence[Side]) -> list[Row]:
     if looked and timed:
         by_channel = all(side.one["gradcam"]["channel_axis"] for side in looked)
         if by_channel:
-            rows.append((_tall(len(one["channels"])), lambda part: panels.heat(part, looked)))
+            rows.append((_tall(len(one["channels"])), lambda part: panels.heat(part, looked, "gradcam")))
         rows.append((1.9, lambda part: _beside_maps(part, looked, "gradcam", placed and by_channel)))
+    if timed and len(one["channels"]) > 1 and any(side.first_order.mean.any() for side in sides):
+        rows.append((_tall(len(one["channels"])), lambda part: panels.heat(part, sides, "first_order")))
     if timed and any(side.windows is not None for side in sides):
         rows.append((1.9, lambda part: _beside_maps(part, sides, "occlusion", placed)))
     elif placed:

@@ -15,6 +15,7 @@ from alignvis.recordings.montage import montage
 
 TIME = "time after the picture came on (s)"
 GRADCAM = "Grad-CAM\n(1: evenly spread)"
+SINGLE = "similarity lost\n(1: evenly spread)"
 THIN = 0.8  # points
 MARKER = 4.0  # points
 
@@ -41,11 +42,12 @@ def edges(times: Sequence[float]) -> tuple[float, float]:
     return times[0] - half, times[-1] + half
 
 
-def heat(figure: Figure | SubFigure, sides: Sequence[Side]) -> None:
-    """Grad-CAM, channels by times, one map a side with the same colours; regions are named at the left."""
+def heat(figure: Figure | SubFigure, sides: Sequence[Side], of: str) -> None:
+    """Grad-CAM, or what single samples are worth: channels by times, a map a side; regions are named at the left."""
     panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
     order, groups = ordered(sides[0].one)
-    maps = [side.gradcam.mean[order] for side in sides if side.gradcam is not None]
+    pooled = [side.gradcam if of == "gradcam" else side.first_order for side in sides]
+    maps = [one.mean[order] for one in pooled if one is not None]
     borders = np.cumsum([0, *(count for _, count in groups)])
     image = None
     for axes, side, values in zip(panels, sides, maps, strict=True):
@@ -63,13 +65,14 @@ def heat(figure: Figure | SubFigure, sides: Sequence[Side]) -> None:
             axes.axhline(border, color="white", lw=THIN)
         onset(axes, start, "white")
         axes.set(xlabel=TIME)
-        axes.set_title(f"Grad-CAM, {kind(side)}", color=colour(side))
+        what = "Grad-CAM" if of == "gradcam" else "without single samples, to first order"
+        axes.set_title(f"{what}, {kind(side)}" if len(sides) < 2 or of == "gradcam" else what, color=colour(side))
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks((borders[:-1] + borders[1:]) / 2, [f"{name} ({count})" for name, count in groups])
     known = montage(sides[0].one["channels"]).kind is not None
     panels[0].set_ylabel("channels, front to back" if known else "channels")
     assert image is not None
-    colour_bar(figure, image, list(panels), GRADCAM)
+    colour_bar(figure, image, list(panels), GRADCAM if of == "gradcam" else SINGLE)
 
 
 def maps(figure: Figure | SubFigure, panels: Sequence[Axes], sides: Sequence[Side], of: str) -> None:
