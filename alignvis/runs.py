@@ -1,5 +1,7 @@
 """A run on disk: written whole or not at all, each claim in it traceable to its files."""
 
+import difflib
+import fnmatch
 import json
 import os
 import re
@@ -23,6 +25,7 @@ from alignvis.retrieval import TOP
 from alignvis.store import Features
 
 NUMBER = (int, float)
+NEAR = 3  # names of runs in a sentence, of many
 TABLE = {"path": str, "fingerprint": str}
 RECORD = {  # what the record of a run must hold for it to be scored and listed
     **{key: str for key in ("dataset", "encoder", "features", "protocol", "weights_sha256")},
@@ -94,15 +97,81 @@ def all_runs(root: Path) -> list[Path]:
     return sorted(path.parent for path in (root / "runs").glob("*/record.json") if path.parent.suffix != ".partial")
 
 
-def named_run(root: Path, run: Path) -> Path:
-    """The folder of a run that is named by it, or by its name in ``root/runs``."""
-    return run if run.is_dir() or len(run.parts) > 1 else root / "runs" / run
+def matching_runs(root: Path, word: str | Path) -> list[Path]:
+    """The whole runs that a word names: a folder, a name in ``root/runs``, or a pattern of names like "*_nice_*".
+
+    A pattern behind a folder is of the names in that folder. Empty if nothing is named.
+    """
+    word = Path(word)
+    if (word / "record.json").is_file():
+        return [word] if word.resolve().suffix != ".partial" else []
+    return [run for run in _beside(root, word) if fnmatch.fnmatchcase(run.name, word.name)]
+
+
+def named_runs(root: Path, words: Sequence[str | Path] = ()) -> list[Path]:
+    """The folders of runs that words name, each once: as `matching_runs`, or a part that a single name has.
+
+    No words name all whole runs. A folder that is no run is handed back, for `read_record` to say what it lacks.
+
+    Raises:
+        AlignvisError: when a word names no run, or is a part of several names.
+    """
+    found = [run for word in map(Path, words) for run in matching_runs(root, word) or [_by_part(root, word)]]
+    return list({run.resolve(): run for run in (found if words else all_runs(root))}.values())
+
+
+def named_run(root: Path, word: str | Path) -> Path:
+    """The folder of the one run that a word names, as `named_runs`.
+
+    Raises:
+        AlignvisError: when it names no run, or several.
+    """
+    found = named_runs(root, [word])
+    if len(found) > 1:
+        raise AlignvisError(f"{str(word)!r} names {_some([run.name for run in found])}; name one")
+    return found[0]
+
+
+def _beside(root: Path, word: Path) -> list[Path]:
+    """The whole runs among which a word is looked for: those of its own folder if it has one, else of the root's."""
+    folder = word.parent if len(word.parts) > 1 else root / "runs"
+    return sorted(path.parent for path in folder.glob("*/record.json") if path.parent.suffix != ".partial")
+
+
+def _by_part(root: Path, word: Path) -> Path:
+    runs = _beside(root, word)
+    having = [run for run in runs if word.name in run.name]
+    if len(having) == 1:
+        return having[0]
+    if word.is_dir():
+        return word
+    if having:
+        raise AlignvisError(
+            f"{word.name!r} is a part of the names of {_some([run.name for run in having])}; give a part that only one "
+            f"has, or, where several runs may be named, the pattern '*{word.name}*'"
+        )
+    raise AlignvisError(_no_run(word, word.parent if len(word.parts) > 1 else root / "runs", runs))
+
+
+def _no_run(word: Path, folder: Path, runs: Sequence[Path]) -> str:
+    if not runs:
+        return f"there is no run {word}, and no other in {folder}; make one with: alignvis train --subject 1"
+    near = difflib.get_close_matches(word.name, [run.name for run in runs], n=NEAR, cutoff=0)
+    return (
+        f"there is no run {word}; of the {len(runs)} in {folder} the nearest {'are' if len(near) > 1 else 'is'} "
+        f"{', '.join(near)}; a part of a name that no other has is enough"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NEAR} more" if len(names) > NEAR else ""
+    return f"{len(names)} runs ({', '.join(names[:NEAR])}{more})"
 
 
 def read_record(run: Path) -> dict[str, Any]:
     """Read what a run says of itself; a folder that is not a whole run is refused with a sentence."""
     if not run.is_dir():
-        raise AlignvisError(f"there is no run {run}; `alignvis train` makes runs")
+        raise AlignvisError(_no_run(run, run.parent, _beside(Path(), run) if len(run.parts) > 1 else []))
     if not (run / "record.json").is_file():
         raise AlignvisError(f"{run} is not a run: it has no record.json; name a folder that `alignvis train` made")
     record = files.read_json(run / "record.json")

@@ -1,7 +1,7 @@
 """Which of the test pictures was it? Runs scored by retrieval."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,9 +21,8 @@ from alignvis.repetitions import read_reliably
 from alignvis.retrieval import N_WAY, TOP, chances, measures, n_way, of_places, ranks, subset_galleries, ties
 from alignvis.runs import (
     NUMBER,
-    all_runs,
     changed_inputs,
-    named_run,
+    named_runs,
     read_record,
     read_scores,
     save_tensors,
@@ -238,14 +237,13 @@ def score_all(
     """Score runs that have no score yet, and read the scores of those that do.
 
     Args:
-        runs: folders of runs, or their names in ``root/runs``; none means all.
+        runs: folders, names, patterns or parts of names, as `runs.named_runs` has them; none means all.
         say: told, once they are all read, of scores that should not be taken at face value: of tables that have changed
             since, or of an encoder that gives nearly every response the same answer.
         broken: told of each run that cannot be scored; by default the first one ends the call.
     """
-    chosen = [named_run(root, run) for run in runs]
-    chosen = list({run.resolve(): run for run in chosen or all_runs(root)}.values())  # none counts twice
-    if not chosen:
+    chosen = list(_chosen(root, runs, broken))
+    if not chosen and not runs:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
     scores, notes = [], _Notes({}, {})
     for done, run in enumerate(chosen, start=1):
@@ -257,6 +255,19 @@ def score_all(
     for sentence in notes.sentences():
         say(sentence)
     return scores
+
+
+def _chosen(root: Path, words: Sequence[Path], broken: Callable[[AlignvisError], None]) -> Iterable[Path]:
+    """The runs that words name, each once; a word that names none does not keep the others from being scored."""
+    if not words:
+        return named_runs(root)
+    found: dict[Path, Path] = {}
+    for word in words:
+        try:
+            found |= {run.resolve(): run for run in named_runs(root, [word])}
+        except AlignvisError as error:
+            broken(error)
+    return found.values()
 
 
 @dataclass(frozen=True)
@@ -271,16 +282,28 @@ class _Notes:
             of = "was scored; its row is" if len(runs) == 1 else "were scored; their rows are"
             yield f"note: {table} has changed or gone since {_named(runs)} {of} of the earlier table"
         for overfits, found in self.same_answer.items():
+            runs, found_scores = zip(*found, strict=True)
+            its, it = ("their", "they overfit") if len(runs) > 1 else ("its", "it overfits")
             advice = (
-                "its held-out loss rose from the second epoch on and only the first was kept: it overfits; more "
-                "training images, a lower --rate or a smaller --encoder (eegproject, linear) may help"
+                f"{its} held-out loss rose from the second epoch on and only the first was kept: {it}; more training "
+                "images, a lower --rate or a smaller --encoder (eegproject, linear) may help"
                 if overfits
-                else "it has learned nothing; more steps (--epochs, a smaller --batch) or a higher --rate may help"
+                else "more steps (--epochs, a smaller --batch) or a higher --rate may help"
             )
-            most, n = max(score["answers"] for _, score in found), max(score["n"] for _, score in found)
-            pictures = f"{'up to ' * (len(found) > 1)}{most} picture{'s' * (most > 1)}"
-            each = ", each" if len(found) > 1 else ""
-            yield f"note: {_named([run for run, _ in found])}{each} named only {pictures} for {n} responses: {advice}"
+            yield f"note: {same_answer(runs, found_scores)}; {advice}"
+
+
+def gives_same_answer(score: dict[str, Any]) -> bool:
+    """Whether nearly all responses were given the same few pictures, so that a score says little."""
+    return score["answers"] <= max(1, score["n"] // 20) < score["n"]
+
+
+def same_answer(runs: Sequence[Path], scores: Sequence[dict[str, Any]]) -> str:
+    """Say of runs that `gives_same_answer` what that means."""
+    most, n, several = max(score["answers"] for score in scores), max(score["n"] for score in scores), len(runs) > 1
+    pictures = f"{'at most' if several else 'only'} {most} picture{'s' * (most > 1)}{' each' * several}"
+    they = "they have" if several else "it has"
+    return f"{_named(runs)} named {pictures} for {n} responses: from response to picture {they} learned nothing"
 
 
 def _named(runs: Sequence[Path]) -> str:
@@ -297,7 +320,7 @@ def _score(run: Path, overwrite: bool, device: str, notes: _Notes) -> dict[str, 
         prove(run, record, proved_similarity(run, record, score)[1], features if known else None)
     for table in _changed(run, record, score) if kept else ():
         notes.changed.setdefault(table, []).append(run)
-    if score["answers"] <= max(1, score["n"] // 20) < score["n"]:
+    if gives_same_answer(score):
         overfits = len(record["history"]) > 1 and not any(row["best"] for row in record["history"][1:])
         notes.same_answer.setdefault(overfits, []).append((run, score))
     return score

@@ -280,7 +280,7 @@ def test_subjects_left_out_and_subjects_trained_on_stand_apart(template, tmp_pat
     assert [row["t"]["family"] for row in rows] == [1, 1]
     text = comparisons_table(rows)
     assert "trained on the same subject" in text and "trained on the other subjects of 1, 2, 3" in text
-    assert text.count("take them for independent") == 1
+    assert " ".join(text.split()).count("take them for independent") == 1
     (row,) = compare(tmp_path, "pooled_human_?", "tiny_*_human_linear_*", **FAST)
     assert row["differs"] == ["pool"] and row["n_subjects"] == 3
 
@@ -527,7 +527,7 @@ def test_a_table_says_what_its_row_says(template, tmp_path):
     text = comparisons_table([row])
     for cell in (
         "20.0 (10.0 to 30.0)",
-        "  -1.2  ",
+        "  -1.2\n",
         "(-5.0 to +2.5)",
         "seeds ± 3.1",
         "t(2) = -1.50, dz = -0.87",
@@ -545,6 +545,12 @@ def test_a_table_says_what_its_row_says(template, tmp_path):
     ):
         assert cell in text, cell
     assert "SIMULATED" in text and "SIMULATED" not in comparisons_table([row | {"simulated": False}])
+    for side in ("first", "second"):  # the longest names that there are, and twelve of them
+        row[side] |= {"features": "harmonization_convnext_tiny_noalign", "encoder": "temporal-spatial"}
+    lines = comparisons_table([row] * 12).splitlines()
+    assert max(map(len, lines)) <= 100
+    starts = [line.split()[0] for line in lines if line[:2].strip().isdigit()]
+    assert starts == 2 * [str(place) for place in range(1, 13)]  # each stands in both tables
 
 
 def test_the_command_prints_a_table_and_keeps_the_whole_result(template, tmp_path):
@@ -566,13 +572,32 @@ def test_the_command_prints_a_table_and_keeps_the_whole_result(template, tmp_pat
     assert rows[0]["bootstrap"] == {"images": "shared", "resamples": 200, "seed": 4}
     assert (rows[0]["permutation"]["permutations"], rows[0]["permutation"]["seed"]) == (210, 4)
     assert rows[0]["versions"].keys() == {"alignvis", "python", "torch", "numpy", "scipy"}
-    assert "was kept; --overwrite replaces it" in shown.stderr and kept.read_bytes() == before
+    assert shown.stderr.splitlines()[-1] == f"the same is in {kept}" and kept.read_bytes() == before
+    other = run(*words, "--metric", "mrr")
+    assert f"{kept} differs from this and was kept; --overwrite replaces it" in other.stderr
+    assert kept.read_bytes() == before
     run(*words, "--metric", "mrr", "--overwrite", "human", "human_noalign")
     assert [row["metric"] for row in files.read_json(kept)["comparisons"]] == ["mrr"]
     own = tmp_path / "mine.json"
     run(*words, "--out", own)
     assert own.read_bytes() == before
     assert "is there already" in run(*words, "--out", own, code=1).stderr
+
+
+def test_runs_that_gave_all_responses_the_same_answer_are_said_to_be_among_the_rows(template, tmp_path):
+    study(tmp_path, template)
+    said: list[str] = []
+    compare(tmp_path, **FAST, say=said.append)
+    assert not said
+    for run in ("tiny_sub-01_human_linear_seed-0", "tiny_sub-02_human_noalign_linear_seed-1"):
+        path = tmp_path / "runs" / run / "scores.json"
+        files.write_json(path, files.read_json(path) | {"answers": 1})
+    compare(tmp_path, **FAST, say=said.append)
+    (note,) = said
+    assert "1 more run named at most 1 picture each for 24 responses: from response to picture they have" in note
+    said.clear()
+    compare(tmp_path, "tiny_sub-03_human_linear_*", "tiny_sub-03_human_noalign_*", **FAST, say=said.append)
+    assert not said  # of runs that are no part of it, nothing
 
 
 def test_the_command_says_what_is_wrong_after_what_is_right(template, tmp_path):

@@ -150,8 +150,8 @@ def test_all_runs_are_scored_once_and_read_afterwards(root):
     scores = score_all(root)
     assert [Path(score["run"]).name for score in scores] == sorted(names)
     marked = root / "runs" / names[0] / "scores.json"
-    files.write_json(marked, {**files.read_json(marked), "top1": 0.123})
-    assert score_all(root, [Path(names[0])])[0]["top1"] == 0.123
-    assert score_all(root, [root / "runs" / names[0]], overwrite=True)[0]["top1"] != 0.123
+    files.write_json(marked, {**files.read_json(marked), "reliability": 0.123})
+    assert score_all(root, [Path(names[0])])[0]["reliability"] == 0.123
+    assert score_all(root, [root / "runs" / names[0]], overwrite=True)[0]["reliability"] != 0.123
     with pytest.raises(AlignvisError, match="there is no run"):
         score_all(root, [Path("nothing")])

@@ -323,7 +323,7 @@ def test_an_encoder_that_overfits_at_once_is_told_apart_from_one_that_learns_not
     scores = files.read_json(root / "runs/one/scores.json")
     files.write_json(root / "runs/one/scores.json", scores | {"answers": 1})
     scoring.score_all(root, say=said.append)
-    assert "named only 1 picture for 40 responses: it has learned nothing" in said[-1]
+    assert "named only 1 picture for 40 responses: from response to picture it has learned nothing" in said[-1]
     for row in record["history"][1:]:
         row["best"] = False
     files.write_json(root / "runs/one/record.json", record)
@@ -351,3 +351,63 @@ def test_similarities_are_read_back_only_as_they_were_scored(root):
     (run / "similarity.safetensors").unlink()
     with pytest.raises(AlignvisError, match="is gone"):
         scoring.read_similarity(run, record, scores)
+
+
+NAMES = [f"tiny_sub-0{subject}_{features}_nice_test_seed-0" for subject in (1, 2) for features in ("lowlevel", "vit")]
+
+
+def named(root, names=NAMES):
+    for name in names:
+        (root / "runs" / name).mkdir(parents=True)
+        (root / "runs" / name / "record.json").write_text("{}")
+    (root / "runs/tiny_sub-03.partial").mkdir(parents=True)
+    (root / "runs/tiny_sub-03.partial/record.json").write_text("{}")
+    return root / "runs"
+
+
+def test_a_run_is_named_by_a_folder_a_name_or_a_part_that_no_other_has(tmp_path):
+    folder = named(tmp_path)
+    for word in (NAMES[1], folder / NAMES[1], "sub-01_vit", "y_sub-01_v", folder / "sub-01_vit", "*1_vit*"):
+        assert runs.named_run(tmp_path, word) == folder / NAMES[1], word
+    (folder / "vit").mkdir()  # a whole name counts before a part of others, if it is of a run
+    (folder / "vit/record.json").write_text("{}")
+    assert runs.named_run(tmp_path, "vit") == folder / "vit"
+    assert runs.named_run(tmp_path, folder) == folder  # for read_record to say what it lacks
+
+
+def test_several_runs_are_named_by_patterns_each_once_in_the_order_asked_for(tmp_path):
+    folder = named(tmp_path)
+    found = runs.named_runs(tmp_path, ["*sub-02*seed-0", "sub-01_vit", "*vit*"])
+    assert [run.name for run in found] == [NAMES[2], NAMES[3], NAMES[1]]
+    assert runs.named_runs(tmp_path, [folder / "*sub-01*"]) == [folder / NAMES[0], folder / NAMES[1]]
+    assert runs.matching_runs(tmp_path, "sub-01_vit") == []  # a part is no pattern
+    assert [run.name for run in runs.matching_runs(tmp_path, "*")] == sorted(NAMES)  # and half a run is none
+
+
+@pytest.mark.parametrize(
+    "word, sentence",
+    [
+        ("lowlevel", r"part of the names of 2 runs \(tiny_sub-01_lowlevel_nice_test_seed-0, .*pattern '\*lowlevel\*'"),
+        ("nice", r"of 4 runs \([^,]*, [^,]*, [^,]* and 1 more\)"),
+        ("*lowlevel*", r"names 2 runs .*; name one"),
+        ("tiny_sub-01_lowlevle_nice_test_seed-0", r"of the 4 in .*runs the nearest are tiny_sub-01_lowlevel_nice"),
+        ("runs/sub-3", r"there is no run .*runs/sub-3; of the 4 in .*runs the nearest are"),
+        ("*seed-7", r"of the 4 in .* the nearest are"),
+        ("sub-03", "of the 4 in"),
+    ],
+)
+def test_what_names_no_run_or_several_is_told_with_near_names(tmp_path, word, sentence):
+    named(tmp_path)
+    word = tmp_path / word if "/" in word else word
+    with pytest.raises(AlignvisError, match=sentence) as caught:
+        runs.named_run(tmp_path, word)
+    assert "alignvis train" not in str(caught.value)
+
+
+def test_training_is_advised_where_there_is_no_run(tmp_path):
+    for ask in (lambda: runs.named_run(tmp_path, "vit"), lambda: read_record(tmp_path / "runs/vit")):
+        with pytest.raises(AlignvisError, match="no other in .*runs; make one with: alignvis train"):
+            ask()
+    named(tmp_path)
+    with pytest.raises(AlignvisError, match="of the 4 in .*runs the nearest are"):
+        read_record(tmp_path / "runs/vit")

@@ -49,7 +49,7 @@ def compare(
     """
     if out is not None and out.exists() and not overwrite:
         raise AlignvisError(f"{out} is there already; name a new file, or ask for --overwrite")
-    from alignvis.comparing import compare, comparisons_table, write_comparisons
+    from alignvis.comparing import compare, comparisons_table, same_comparisons, write_comparisons
 
     notes: list[str] = []
     broken: list[AlignvisError] = []
@@ -59,9 +59,9 @@ def compare(
         screen.say(note)
 
     drawn = {"resamples": resamples, "permutations": permutations, "seed": seed}
-    told = {"say": say, "broken": broken.append, "progress": screen.bar()}
+    hearing = {"say": say, "broken": broken.append, "progress": screen.bar()}
     try:
-        rows = compare(screen.root, first, second, metric=metric, **drawn, **told)
+        rows = compare(screen.root, first, second, metric=metric, **drawn, **hearing)
     except AlignvisError:
         if broken:  # why there is nothing left
             raise broken[0] from None
@@ -72,10 +72,13 @@ def compare(
     else:
         click.echo(comparisons_table(rows))
     place = out or screen.root / "results" / "compare.json"
-    if place.exists() and not overwrite:
-        screen.say(f"{place} is of an earlier call and was kept; --overwrite replaces it, --out names another")
+    told = [*notes, *map(str, broken)]
+    if place.exists() and same_comparisons(place, rows, told):
+        screen.say(f"the same is in {place}")
+    elif place.exists() and not overwrite:
+        screen.say(f"{place} differs from this and was kept; --overwrite replaces it, --out names another")
     else:
-        write_comparisons(place, rows, [*notes, *map(str, broken)])
+        write_comparisons(place, rows, told)
         screen.say(f"wrote {place}")
     for error in broken[1:]:
         screen.say(f"note: {error}")

@@ -20,7 +20,8 @@ from alignvis.terminal import Screen
 def report(screen: Screen, runs: tuple[Path, ...], out: Path | None, title: str, overwrite: bool) -> None:
     """Write one HTML page on RUNS, to be read, printed or sent: pictures and all are in the one file.
 
-    Without RUNS: all in ROOT/runs. It shows what `eval`, `explain`, `rsa` and `encode` have left, compares aligned
+    RUNS are folders, names in ROOT/runs, parts of a name that no other has, or quoted patterns like "*seed-0"; none
+    means all in ROOT/runs. The page shows what `eval`, `explain`, `rsa` and `encode` have left, compares aligned
     encoders with their twins as `compare` does, and says of what is missing which command makes it. The page has no
     script and loads nothing.
     """

@@ -47,8 +47,9 @@ def show(
 ) -> None:
     """Show what RUN took test pictures for, beside its TWIN.
 
-    RUN is a folder, or a name in ROOT/runs; so is TWIN, which is found by itself: the same run on the image encoder's
-    unaligned, or aligned, twin. Pictures are chosen by rank, or by --query. Both runs need scores.
+    RUN is a folder, a name in ROOT/runs or a part that only one name has; so is TWIN, which is found by itself: the
+    same run on the image encoder's unaligned, or aligned, twin. Pictures are chosen by rank, or by --query. Both runs
+    need scores.
     """
     from alignvis.figures.retrievals import draw_retrievals
     from alignvis.figures.style import FORMATS, save

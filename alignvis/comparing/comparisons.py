@@ -1,5 +1,6 @@
 """What is said of each comparison: means, their difference with an interval, tests over subjects and over images."""
 
+import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from alignvis.comparing.values import Values, chance_of, metric_of, values_of
 from alignvis.errors import AlignvisError
 from alignvis.paired import holm, paired_t, permutation, wilcoxon
 from alignvis.progress import Progress, silent
+from alignvis.scoring import gives_same_answer, same_answer
 from alignvis.stats import bootstrap
 
 VERSION = 1
@@ -109,6 +111,10 @@ def compare(
         progress(done, len(groups), "comparing")
     if rows and unscored:
         say(f"note: {_not_scored(Path(root), unscored)}")
+    compared = {pair[side]["run"] for row in rows for pair in row["runs"] for side in ("first", "second")}
+    alike = [run for path, run in wanted.items() if str(path) in compared and gives_same_answer(run.scores)]
+    if alike:
+        say(f"note: {same_answer([one.run for one in alike], [one.scores for one in alike])}")
     if not rows:
         raise AlignvisError(_nothing(Path(root), first, second, unscored, [len(group.pairs) for group in groups]))
     _adjust(rows)
@@ -353,4 +359,16 @@ def _adjust(rows: Sequence[dict[str, Any]]) -> None:
 
 def write_comparisons(out: Path, rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> None:
     """Keep comparisons as one JSON document, whole or not at all: ``version``, ``comparisons`` and ``notes``."""
-    files.write_json(out, {"version": VERSION, "comparisons": list(rows), "notes": list(notes)})
+    files.write_json(out, _document(rows, notes))
+
+
+def same_comparisons(kept: Path, rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> bool:
+    """Whether a file holds just what `write_comparisons` would write of these."""
+    try:
+        return files.read_json(kept) == json.loads(json.dumps(_document(rows, notes)))
+    except AlignvisError:
+        return False
+
+
+def _document(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> dict[str, Any]:
+    return {"version": VERSION, "comparisons": list(rows), "notes": list(notes)}

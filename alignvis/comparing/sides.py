@@ -8,7 +8,7 @@ from typing import Any
 
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
-from alignvis.runs import all_runs, read_recipe, read_record, read_scores
+from alignvis.runs import all_runs, matching_runs, read_recipe, read_record, read_scores
 
 EQUAL = ("dataset", "simulated", "n", "gallery", "galleries", "repetitions")  # of all that is ever compared
 FREE = ("features", "encoder", "recipe", "pool")  # one or more of these may be what is compared
@@ -84,15 +84,7 @@ def read_shelf(root: Path, more: Iterable[Path], broken: Callable[[AlignvisError
 
 def named_folders(root: Path, words: Sequence[str]) -> dict[str, list[Path]]:
     """The run folders that words name: folders themselves, names in ``root/runs`` or patterns of them."""
-    found: dict[str, list[Path]] = {}
-    for word in words:
-        try:
-            inside = sorted((root / "runs").glob(word)) if not Path(word).is_absolute() else []
-        except (ValueError, NotImplementedError, IndexError):
-            inside = []
-        folders = [Path(word)] if (Path(word) / "record.json").is_file() else inside
-        found[word] = [path for path in folders if (path / "record.json").is_file() and path.suffix != ".partial"]
-    return found
+    return {word: matching_runs(root, word) for word in words}
 
 
 def kind_of(shelf: Shelf, word: str, folders: Sequence[Path]) -> str:

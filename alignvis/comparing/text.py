@@ -1,4 +1,4 @@
-"""Comparisons as a table to read: three lines each, the protocol above each block. Never a p alone."""
+"""Comparisons as two tables to read, what was found and how sure it is, with the protocol above. Never a p alone."""
 
 import textwrap
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ from alignvis.comparing.comparisons import TESTS, block_of
 from alignvis.comparing.values import METRICS, Metric
 from alignvis.table import repetitions
 
-HEAD = ("A against B", "n", "mean", "A - B", "t over subjects", "Wilcoxon, subjects", "signs over images")
-WIDTH = 110  # of what stands above a table
+FOUND = ("", "A against B", "n", "mean", "A - B")
+TESTED = ("", "t over subjects", "Wilcoxon over subjects", "signs over images")
+WIDTH = 100  # of what stands above a table
 SIDES = ("first", "second")
 
 
@@ -22,8 +23,14 @@ def comparisons_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _block(rows: Sequence[dict[str, Any]]) -> str:
-    cells = [tuple([word] for word in HEAD), *(_cells(row) for row in rows)]
-    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(HEAD))]
+    found, tested = zip(*(_cells(row, str(place)) for place, row in enumerate(rows, start=1)), strict=True)
+    return "\n".join([*_protocol(rows), "", *_lines(FOUND, found), "", *_lines(TESTED, tested)])
+
+
+def _lines(head: Sequence[str], rows: Sequence[tuple[list[str], ...]]) -> list[str]:
+    """A table whose cells have several lines; the first column says which row of the other table a row goes with."""
+    cells = [tuple([word] for word in head), *rows]
+    widths = [max(len(line) for row in cells for line in row[column]) for column in range(len(head))]
     text = []
     for place, row in enumerate(cells):
         for line in range(max(map(len, row))):
@@ -33,7 +40,7 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
             text.append("  ".join("-" * width for width in widths))
         elif place < len(rows):
             text.append("")
-    return "\n".join([*_protocol(rows), "", *text])
+    return text
 
 
 def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -75,17 +82,11 @@ def _both(words: Sequence[str]) -> str:
     return words[0] if words[0] == words[1] else f"A {words[0]}, B {words[1]}"
 
 
-def _cells(row: dict[str, Any]) -> tuple[list[str], ...]:
+def _cells(row: dict[str, Any], number: str) -> tuple[tuple[list[str], ...], tuple[list[str], ...]]:
     metric = METRICS[row["metric"]]
-    return (
-        _names(row),
-        [*_counts(row)],
-        [_mean(row[side], metric) for side in SIDES],
-        _difference(row, metric),
-        _t(row, metric),
-        _wilcoxon(row),
-        _images(row),
-    )
+    means = [_mean(row[side], metric) for side in SIDES]
+    found = ([number], _names(row), _counts(row), means, _difference(row, metric))
+    return found, ([number], _t(row, metric), _wilcoxon(row), _images(row))
 
 
 def _names(row: dict[str, Any]) -> list[str]:

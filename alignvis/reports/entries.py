@@ -11,7 +11,7 @@ from alignvis import files, store
 from alignvis.errors import AlignvisError
 from alignvis.reports.html import Html, code, element, join
 from alignvis.reports.numbers import several
-from alignvis.runs import all_runs, named_run, read_record, read_scores, stated_path
+from alignvis.runs import named_runs, read_record, read_scores, stated_path
 from alignvis.scoring import proved_similarity
 
 # What must be equal for two runs to stand in one table: like is compared with like.
@@ -71,13 +71,12 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
     """Read what runs say of themselves.
 
     Args:
-        runs: folders of runs, or their names in ``root/runs``; none means all.
+        runs: folders, names, patterns or parts of names, as `runs.named_runs` has them; none means all.
 
     Raises:
         AlignvisError: when there are none, or one that was named is no run.
     """
-    chosen = [named_run(root, run) for run in runs]
-    chosen = list({run.resolve(): run for run in chosen or all_runs(root)}.values())  # none counts twice
+    chosen = named_runs(root, runs)
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
     entries = []

@@ -64,7 +64,7 @@ def search_gallery(
     leave undone, and writes the result, which is the same to the byte however many there were.
 
     Args:
-        run: a run's folder, or its name in ``root/runs``.
+        run: a run's folder, its name in ``root/runs``, or a part that only one name has.
         galleries: features tables, folders of them, or patterns; any number of rows.
         k: pictures to list for each response.
         responses: a table of responses recorded as those that the run learned from; none means the run's own.
