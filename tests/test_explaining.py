@@ -14,6 +14,7 @@ from alignvis import files, store
 from alignvis.asking import ask
 from alignvis.cli import main
 from alignvis.errors import AlignvisError
+from alignvis.explanations import retraining
 from alignvis.explanations.explain import by_concept, early_share, explain_run, queries_of, read_explanation
 from alignvis.explanations.gradcam import gradcam
 from alignvis.explanations.occlusion import first_order
@@ -22,7 +23,17 @@ from alignvis.explanations.regions import regions
 from alignvis.explanations.retraining import retrained
 from alignvis.recipe import Recipe
 from alignvis.recordings.brain import ELECTRODES
-from alignvis.runs import read_recipe, read_record
+from alignvis.runs import (
+    all_runs,
+    changed_inputs,
+    inputs_of,
+    matching_runs,
+    named_run,
+    named_runs,
+    read_recipe,
+    read_record,
+    stated_path,
+)
 from alignvis.train_runs import train_run
 from alignvis.twins import by_kind, twin_run
 from tests.hidden import CHANNELS, RECIPE, TIMES, hidden, simulated_brain, trained
@@ -223,8 +234,10 @@ def test_a_window_and_a_band_are_runs_of_their_own(tmp_path):
     train_run(*tables, run, encoder="nice", recipe=recipe, recipe_name="mine", seed=4)
     asked = ask(run)
     out, scores = retrained(asked, {"window": "0.4:0.6"})
-    assert out.name == "tiny_sub-01_plain_linear_mine+window-0.4-0.6_seed-4"
+    assert out == run / "retrained" / "tiny_sub-01_plain_linear_mine+window-0.4-0.6_seed-4"
     record = read_record(out)
+    assert [stated_path(out, table) for table in inputs_of(record)] == list(tables)
+    assert not changed_inputs(out, record) and ask(out).record == record
     assert read_recipe(out, record) == replace(recipe, window="0.4:0.6") and record["seed"] == 4
     assert (record["shape"]["times"], record["encoder"], scores["encoder"]) == (20, "linear", "linear")
     assert scores["top1"] == json.loads((out / "scores.json").read_text())["top1"]
@@ -237,6 +250,36 @@ def test_a_window_and_a_band_are_runs_of_their_own(tmp_path):
     files.write_json(out / "record.json", record | {"recipe": record["recipe"] | {"rate": 0.5}})
     with pytest.raises(AlignvisError, match="is there already and was trained by another recipe or on other tables"):
         retrained(asked, {"band": "4:8"})
+
+
+def test_runs_that_explain_another_are_in_no_list_of_runs_and_go_with_it(tmp_path, monkeypatch):
+    root = hidden(tmp_path)
+    run = trained(root, "linear", "one", recipe=replace(RECIPE, epochs=1))
+    real, seen = retraining.train_stack, []
+
+    def stops(*given, **options):
+        seen.append(given[0][0].wanted.out.name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **options)
+
+    monkeypatch.setattr(retraining, "train_stack", stops)
+    with pytest.raises(KeyboardInterrupt):
+        explain_run(run, width=0.5, step=0.5, retrain=True)
+    assert not (run / "explain.json").exists() or read_explanation(run)[0]["retrained"] is None
+    found = explain_run(run, width=0.5, step=0.5, retrain=True)
+    assert len(seen) == 1 + len(set(seen)) and seen[2] == seen[3]  # what was whole is not trained again
+    names = [row["run"] for row in (*found["retrained"], *found["bands"])]
+    assert sorted(path.name for path in (run / "retrained").iterdir()) == sorted(names) and len(names) > 3
+    assert all_runs(root) == named_runs(root) == [run] and matching_runs(root, "*") == [run]
+    scored = invoke(root, "eval")
+    assert scored.exit_code == 0 and "window" not in scored.stdout
+    assert named_run(root, run / "retrained" / names[0]) == run / "retrained" / names[0]  # by its folder it is found
+    assert by_kind(all_runs(root)) == [([run], [])]
+    tables = root / "responses/tiny/sub-01.safetensors", root / "features/tiny/plain.safetensors"
+    train_run(*tables, run, encoder="linear", recipe=replace(RECIPE, epochs=2), recipe_name="hidden", overwrite=True)
+    assert sorted(path.name for path in run.iterdir()) == ["record.json", "weights.safetensors"]
+    assert [path.name for path in (root / "runs").iterdir()] == ["one"]
 
 
 def test_a_retrained_run_is_called_as_train_would_call_it(tmp_path):

@@ -19,18 +19,21 @@ from alignvis.runs import inputs_of, read_recipe, read_record, read_scores, run_
 from alignvis.scoring import evaluate_run
 from alignvis.train_runs import train_stack
 
+FOLDER = "retrained"  # within the folder of the run that they explain
+
 
 def retrained(asked: Asked, changes: dict[str, Any], progress: Progress = silent) -> tuple[Path, dict[str, Any]]:
     """Train a run that differs from this one in entries of its recipe, and score it; what is there already is read.
 
-    It is a run like any other, beside this one and of a name that says the changes, on the same tables and with the
-    same seed. A brain encoder that does not fit the shorter responses is replaced by "linear".
+    It is a run like any other, of a name that says the changes, on the same tables and with the same seed; but as it
+    only explains this one, it lies in its folder ``retrained``, where a list of all runs does not come upon it, and
+    goes with it. A brain encoder that does not fit the shorter responses is replaced by "linear".
 
     Args:
         changes: entries of the recipe.
 
     Returns:
-        Its folder, and its scores.
+        Its folder, ``<run>/retrained/<name>``, and its scores.
 
     Raises:
         AlignvisError: when the changes leave nothing to learn from, training fails, or a run of that name is another.
@@ -41,7 +44,7 @@ def retrained(asked: Asked, changes: dict[str, Any], progress: Progress = silent
     name = _name(record["recipe"]["name"], asked.recipe, recipe)
     about = (record["dataset"], record["subject"], asked.features, encoder, name, record["seed"])
     leave_out = record["protocol"] == "leave-out"
-    out = run.parent / run_name(*about, record["trained_on"] if leave_out else [])
+    out = run / FOLDER / run_name(*about, record["trained_on"] if leave_out else [])
     if out.exists():
         _check(out, record, run, recipe)
     else:
@@ -108,6 +111,6 @@ def _check(out: Path, record: dict[str, Any], run: Path, recipe: Recipe) -> None
     )
     if not all(same):
         raise AlignvisError(
-            f"{out} is there already and was trained by another recipe or on other tables than {run}; remove it, or "
-            "train it again with: alignvis train --overwrite"
+            f"{out} is there already and was trained by another recipe or on other tables than {run}; remove it, "
+            "then explain again with: alignvis explain --retrain"
         )
