@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignvis import store
+from alignvis import files, store
 from alignvis.averaging import average
 from alignvis.device import choose_device
 from alignvis.errors import AlignvisError
@@ -24,6 +24,7 @@ from alignvis.retrieval import ranks, similarity
 from alignvis.runs import load_decoder, read_recipe, read_record, read_scores, save_tensors, stated_path, working_on
 from alignvis.scoring import describe, read_similarity
 
+VERSION = 1
 LARGEST = 1000  # held-out images that a choice is made on; of more, evenly spaced ones in the order of their ids
 CHUNK = 256  # responses a step of the decoder
 KIND = ("encoder", "features", "target", "recipe")
@@ -174,7 +175,7 @@ def committees(
         One a subject: the keys of a score that there can be of several runs, "members" (kind, its own "held_out_mrr"),
         "held_out_mrr" (of the committee after each member), "held_out" (images a seed), "candidates" (kinds),
         "seeds", "runs" (folders), and "beside": the scores of the best single kind by validation, its seeds apart
-        and, where there are several, averaged.
+        and, where there are several, their similarities averaged before the pictures are ranked.
 
     Raises:
         AlignvisError: when no two runs can answer together.
@@ -277,10 +278,15 @@ def _committee(candidates: Sequence[Candidate]) -> dict[str, Any]:
     result |= _scored(similarities, ids)
     single = chosen[0]  # the best by itself is taken first
     best = [single.scores[seed] | {"who": "best member"} for seed in seeds]
-    if len(seeds) > 1 and len(chosen) > 1:
+    if len(seeds) > 1:  # of a committee of one kind this is the committee: a row needs all subjects
         averaged, _ = _test([single], seeds)
         best.append(about | {"who": "best member, seeds averaged", "seed": 0, "seeds": seeds} | _scored(averaged, ids))
     return result | {"beside": best}
+
+
+def write_committees(out: Path, found: Sequence[dict[str, Any]]) -> None:
+    """Keep what `committees` returns as one JSON document, in place of an earlier one, as it follows from scores."""
+    files.write_json(out, {"version": VERSION, "committees": list(found)})
 
 
 def _scored(similarities: Tensor, ids: Sequence[str]) -> dict[str, Any]:

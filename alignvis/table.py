@@ -225,6 +225,13 @@ def _filled(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ")
 
 
+def _of_all(one: Score, rows: Sequence[Score]) -> list[Score]:
+    """A committee and what stands beside it; of a single seed the average too, so that each row is of all subjects."""
+    averaged = {row["who"] for other in rows for row in other["beside"] if "seeds" in row}
+    lacking = averaged - {row["who"] for row in one["beside"]}
+    return [one, *one["beside"], *(one["beside"][0] | {"who": who} for who in lacking)]
+
+
 def committee_table(committees: Sequence[dict[str, Any]]) -> str:
     """Lay out what `committee.committees` returns: the committee, and beside it its best member by validation."""
     blocks: dict[tuple, list[dict[str, Any]]] = {}
@@ -233,7 +240,7 @@ def committee_table(committees: Sequence[dict[str, Any]]) -> str:
     text = []
     for rows in blocks.values():
         lines = [heading(rows[0]), ""]
-        lines += table([row for one in rows for row in (one, *one["beside"])], ("who",), MAIN)
+        lines += table([row for one in rows for row in _of_all(one, rows)], ("who",), MAIN)
         for one in sorted(rows, key=lambda one: one["subject"]):
             lines.append(f"members, subject {one['subject']}, seeds {', '.join(map(str, one['seeds']))}:")
             for place, member in enumerate(one["members"]):
@@ -245,8 +252,10 @@ def committee_table(committees: Sequence[dict[str, Any]]) -> str:
             lines.append(f"  chosen among {one['candidates']}, on {one['held_out']} held-out training images a seed")
         text.append("\n".join([*lines, _chance(rows[0])]))
     said = (
-        "committee: mean of similarities of which every response's own mean was taken off and which were divided by "
-        "their SD; seeds are averaged, the rest is chosen on held-out training images, never on the test; held-out "
+        "committee: mean of the similarities of all members and seeds, of which every response's own mean was taken "
+        "off and which were divided by their SD; best member: the kind that is best by itself on held-out images, "
+        "mean of the scores of its seeds; seeds averaged: these seeds' similarities averaged as a committee's are, "
+        "before the pictures are ranked; members are chosen on held-out training images, never on the test; held-out "
         "MRR is what was maximised (the epochs of members were chosen on these images too), so it is optimistic, and "
         "no result"
     )

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import sys
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,21 +39,34 @@ class Screen:
         click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) if self.as_json else text)
 
     def bar(self) -> Progress:
-        """A progress bar a text: a new text closes the last bar and opens the next. Of several processes one draws."""
+        """A progress bar for all that counts on to one total, whose text may change. Of several processes one draws.
+
+        Another total closes the last bar and opens the next. What is done within a second, from now or from the last
+        bar's end, has none.
+        """
         if self.quiet or rank():
             return silent
         from tqdm import tqdm
 
-        bars = self.bars
+        bars, begun = self.bars, time.monotonic()
 
         def progress(done: int, total: int, text: str, note: str = "") -> None:
+            nonlocal begun
+            if text not in bars and bars:
+                last = next(iter(bars))
+                if bars[last].total == total and bars[last].n <= done:  # the next part of the same work
+                    bars[text] = bars.pop(last)
+                    bars[text].set_description(text, refresh=False)
             if text not in bars:
                 self.close()
-                bars[text] = tqdm(total=total, desc=text, file=sys.stderr, delay=1, mininterval=0.2, dynamic_ncols=True)
+                waited = max(0.0, 1 - (time.monotonic() - begun))  # a first step may have taken long already
+                how = {"file": sys.stderr, "delay": waited, "mininterval": 0.2, "dynamic_ncols": True}
+                bars[text] = tqdm(total=total, desc=text, **how)
             bars[text].set_postfix_str(note, refresh=False)
             bars[text].update(done - bars[text].n)
             if done >= total:
                 bars.pop(text).close()
+                begun = time.monotonic()
 
         return progress
 
@@ -118,6 +133,17 @@ class Numbers(click.ParamType):
         if len(chosen) > 10_000:
             self.fail(f"{value!r} names {len(chosen)} numbers, which is more than anything here has", param, ctx)
         return tuple(dict.fromkeys(chosen))
+
+
+def typed(numbers: Iterable[int]) -> str:
+    """Numbers as `Numbers` reads them: 1, 2, 3 and 7 are "1-3,7"."""
+    spans: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
 class Layers(Numbers):

@@ -1,5 +1,6 @@
 """Runs that answer together: what they give by hand, and that nothing of the test is in who is chosen."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy.stats import zscore
 
 from alignvis import committee, files, store
 from alignvis.averaging import average
+from alignvis.cli import main
 from alignvis.committee import choose, combine, committees, held_out_similarities, score, standardise
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
@@ -197,6 +200,42 @@ def test_seeds_alone_are_averaged_without_a_choice(root):
     assert len(found["members"]) == 1 and len(found["runs"]) == 2 and found["candidates"] == 1
     with pytest.raises(AlignvisError, match="a committee takes two runs at least"):
         committees(runs(root, "linear-0"))
+
+
+def test_a_row_is_of_all_subjects_though_one_committee_is_of_one_kind_and_another_of_a_single_seed(root):
+    (both,) = committees(runs(root))
+    (seeds,) = committees(runs(root, "linear-0", "linear-1"))
+    (single,) = committees(runs(root, "linear-0", "eegproject-0"))
+    averaged = [one for one in seeds["beside"] if one["who"] == "best member, seeds averaged"]
+    assert averaged[0]["ranks"] == seeds["ranks"]  # of one kind the committee is just this
+    assert "seeds averaged" not in str(single["beside"])
+    text = committee_table(
+        [
+            both | {"subject": 1},
+            *(
+                {**one, "subject": number, "beside": [beside | {"subject": number} for beside in one["beside"]]}
+                for number, one in ((2, seeds), (3, single))
+            ),
+        ]
+    )
+    for who in ("committee  ", "best member  ", "best member, seeds averaged"):
+        rows = [line for line in text.splitlines() if line.startswith(who)]
+        assert [line[len("best member, seeds averaged") :].split()[0] for line in rows] == ["1", "2", "3", "all"], who
+        assert rows[-1][len("best member, seeds averaged") :].split()[1] == "3"
+    assert "seeds averaged: these seeds' similarities averaged" in " ".join(text.split())
+
+
+def test_the_command_keeps_committees_and_replaces_them(root):
+    shutil.rmtree(root / "runs/lstm-0")
+    kept = root / "results" / "committees.json"
+    done = CliRunner().invoke(main, ["--root", str(root), "eval", "--committee"])
+    assert done.exit_code == 0 and f"wrote {kept}" in done.stderr, done.output
+    document = files.read_json(kept)
+    assert document["version"] == 1 and [one["candidates"] for one in document["committees"]] == [2]
+    done = CliRunner().invoke(main, ["--root", str(root), "eval", "linear*", "--committee", "--json"])
+    assert done.exit_code == 0, done.output
+    (one,) = files.read_json(kept)["committees"]
+    assert one["candidates"] == 1 and json.loads(done.stdout.splitlines()[-1]) == one
 
 
 def test_nothing_of_the_test_is_in_the_choice(root, monkeypatch):

@@ -7,13 +7,19 @@ import click
 
 from alignvis.cli.options import DEVICE, FOLDER
 from alignvis.errors import AlignvisError
-from alignvis.terminal import Layers, Lengths, Screen
+from alignvis.terminal import Layers, Lengths, Screen, typed
 
 
 def _image_sets(folder: Path) -> list[Path]:
     """Every folder that holds something, without hidden ones, and every brick of NSD."""
     folders = [path for path in folder.glob("[!.]*") if path.is_dir() and any(path.iterdir())]
     return sorted([*folders, *folder.glob("[!.]*.hdf5")])
+
+
+def _subjects(root: Path) -> str:
+    """Whom there are responses of, as they are typed; 1 where there are none yet."""
+    found = [path.stem.removeprefix("sub-") for path in (root / "responses").glob("*/sub-*.safetensors")]
+    return typed(int(number) for number in found if number.isdecimal()) or "1"
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -128,7 +134,7 @@ def extract(
                 screen.say(f"note: {picture} is broken and was left out of {row['table']}")
             screen.result(row, _told(row))
     if not images:
-        screen.following("train --subject 1")
+        screen.following(f"train --subject {_subjects(screen.root)}")
 
 
 @click.command()

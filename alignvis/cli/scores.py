@@ -6,6 +6,7 @@ import click
 
 from alignvis.cli.options import DEVICE
 from alignvis.errors import AlignvisError
+from alignvis.progress import Progress
 from alignvis.terminal import Screen
 
 
@@ -32,7 +33,8 @@ def evaluate(
 ) -> None:
     """Score RUNS by retrieval of the test images.
 
-    Without RUNS: all in ROOT/runs. Runs that have a score are read.
+    RUNS are folders, names in ROOT/runs, parts of a name that no other has, or quoted patterns like "*seed-0"; none
+    means all in ROOT/runs. Runs that have a score are read.
     """
     from alignvis.scoring import score_all
     from alignvis.table import scores_table
@@ -56,10 +58,12 @@ def evaluate(
         click.echo(scores_table(scores, full=full, transductive=transductive))
     if curve:
         _curves(screen, [Path(score["run"]) for score in scores], draws, overwrite, device, broken)
-    if committee:
+    if committee and scores:
         _committees(screen, [Path(score["run"]) for score in scores], device)
     if broken:
         raise AlignvisError(f"{broken[0]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""))
+    both = len({score["aligned"] for score in scores}) > 1
+    screen.following("compare" if both else "report")
 
 
 def _curves(
@@ -69,19 +73,31 @@ def _curves(
     from alignvis.table import curves_table
 
     curves = []
-    for run in runs:
+    for place, run in enumerate(runs):
+        within = _within(screen.bar(), place, len(runs))
         try:
-            curves.append(curve_of(run, draws=draws, overwrite=overwrite, device=device, progress=screen.bar()))
+            curves.append(curve_of(run, draws=draws, overwrite=overwrite, device=device, progress=within))
             if screen.as_json:
                 screen.result({"run": str(run), "curve": curves[-1]}, "")
         except AlignvisError as error:
             broken.append(error)
+        within(1, 1, "")  # a curve that was read has none
     if curves and not screen.as_json:
         click.echo(f"\n{curves_table(curves)}")
 
 
+def _within(bar: Progress, place: int, runs: int) -> Progress:
+    """One bar over all runs, in hundredths of a run, that moves while one of them is read."""
+
+    def progress(done: int, total: int, text: str, note: str = "") -> None:
+        part = 100 * done // max(1, total)
+        bar(100 * place + part, 100 * runs, "measuring curves, % of a run", f"run {place + 1} of {runs}")
+
+    return progress
+
+
 def _committees(screen: Screen, runs: list[Path], device: str) -> None:
-    from alignvis.committee import committees
+    from alignvis.committee import committees, write_committees
     from alignvis.table import committee_table
 
     found = committees(runs, device=device, say=screen.say, progress=screen.bar())
@@ -90,3 +106,6 @@ def _committees(screen: Screen, runs: list[Path], device: str) -> None:
             screen.result(one, "")
     elif found:
         click.echo(f"\n{committee_table(found)}")
+    place = screen.root / "results" / "committees.json"
+    write_committees(place, found)
+    screen.say(f"wrote {place}")

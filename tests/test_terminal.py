@@ -1,0 +1,103 @@
+"""Bars that are one for one piece of work, and numbers as they are typed."""
+
+from pathlib import Path
+
+import pytest
+
+from alignvis import terminal
+from alignvis.cli.scores import _within
+from alignvis.terminal import Numbers, Screen, typed
+
+
+class Bar:
+    """Stands in for tqdm: what was drawn is kept."""
+
+    made: list["Bar"] = []
+
+    def __init__(self, total, desc, delay, **_):
+        self.total, self.said, self.delay, self.n, self.notes, self.closed = total, [desc], delay, 0, [], False
+        self.made.append(self)
+
+    def set_description(self, text, refresh):
+        self.said.append(text)
+
+    def set_postfix_str(self, note, refresh):
+        self.notes.append(note)
+
+    def update(self, more):
+        self.n += more
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """What the clock shows, to be set."""
+    now = [100.0]
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Bar, "made", [])
+    return now
+
+
+def screen(quiet: bool = False) -> Screen:
+    return Screen(Path(), False, quiet, False)
+
+
+def test_parts_of_one_piece_of_work_share_a_bar(clock):
+    progress = screen().bar()
+    for done, text in ((1, "session 1: training"), (2, "session 1: whitening"), (5, "session 2: training")):
+        progress(done, 6, text)
+    (bar,) = Bar.made
+    assert bar.said == ["session 1: training", "session 1: whitening", "session 2: training"] and bar.n == 5
+    progress(6, 6, "session 2: whitening")
+    assert bar.closed and len(Bar.made) == 1
+
+
+@pytest.mark.parametrize("done, total", [(2, 7), (1, 6)])
+def test_another_total_or_a_new_beginning_opens_another_bar(clock, done, total):
+    progress = screen().bar()
+    progress(3, 6, "reading")
+    progress(done, total, "writing")
+    assert [bar.closed for bar in Bar.made] == [True, False] and [bar.n for bar in Bar.made] == [3, done]
+
+
+def test_a_bar_waits_a_second_from_the_beginning_of_the_work_and_not_from_its_first_step(clock):
+    progress = screen().bar()
+    clock[0] += 0.25
+    progress(1, 4, "reading")
+    clock[0] += 5
+    progress(4, 4, "reading")  # and then from the end of the last
+    clock[0] += 0.5
+    progress(1, 3, "writing")
+    progress(3, 3, "writing")
+    clock[0] += 60
+    progress(1, 2, "thinking")
+    assert [bar.delay for bar in Bar.made] == [0.75, 0.5, 0.0]
+
+
+def test_nothing_is_drawn_where_quiet_is_asked_for(clock):
+    screen(quiet=True).bar()(1, 2, "reading")
+    assert not Bar.made
+
+
+def test_curves_of_many_runs_are_one_bar_that_says_which_and_moves_within_each(clock):
+    here, runs, seen = screen(), 3, []
+    for place in range(runs):
+        within = _within(here.bar(), place, runs)
+        for done in (1, 2, 4):
+            within(done, 4, "averaging test repetitions")
+            seen.append(Bar.made[0].n)
+        within(1, 1, "")
+    assert Bar.made[0].total == 300 and seen == [25, 50, 100, 125, 150, 200, 225, 250, 300]
+    assert Bar.made[0].notes[0] == "run 1 of 3" and Bar.made[0].notes[-1] == "run 3 of 3" and Bar.made[0].closed
+    assert all(bar.n == bar.total and bar.closed for bar in Bar.made[1:])  # gone before the second that it waits
+
+
+@pytest.mark.parametrize(
+    "numbers, text", [((1,), "1"), ((1, 2, 3), "1-3"), ((3, 1, 2, 7, 9, 10), "1-3,7,9-10"), ((1, 3), "1,3"), ((), "")]
+)
+def test_numbers_are_typed_as_they_are_read(numbers, text):
+    assert typed(numbers) == text
+    assert not text or Numbers().convert(text, None, None) == tuple(sorted(numbers))
