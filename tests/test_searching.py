@@ -73,6 +73,8 @@ def test_the_lists_are_those_of_the_full_matrix_by_image_id(root):
     np.testing.assert_array_equal(found["rank"], places)
     n = len(asked.images)
     assert (about["n"], about["found"], about["gallery"], about["others"]) == (n, n, len(ids), len(ids) - n)
+    split = asked.record["split"]
+    assert about["others_seen_in_training"] == len({*split["train"], *split["validation"]}) == 300
     assert about["top1"] == (places == 1).double().mean() and about["median_rank"] == np.median(places)
     assert about["top1_interval"][0] < about["top1"] < about["top1_interval"][1]
     assert about["top5_chance"] == 5 / len(ids) and about["simulated"] is True
@@ -87,7 +89,7 @@ def test_a_gallery_of_the_test_pictures_scores_as_eval_does(root):
     assert {key: about[key] for key in scores if key.startswith(("top1", "top5", "median"))} == {
         key: scores[key] for key in scores if key.startswith(("top1", "top5", "median"))
     }
-    assert about["others"] == 0
+    assert about["others"] == about["others_seen_in_training"] == 0
 
 
 def test_where_no_own_picture_is_there_nothing_is_scored(root):
@@ -149,6 +151,7 @@ def test_other_responses_recorded_alike(root):
     assert about["subject"] == 2 and about["seen_in_training"] == 0
     about, found = run_search(root, OWN, responses=root / "responses/tiny/sub-01.safetensors", part="train")
     assert about["seen_in_training"] == about["n"] == 300 and about["top1"] > 0.05
+    assert about["others"] == 40 and about["others_seen_in_training"] == 0  # what was seen is what is asked for
     planted(root, subject=3, times=90)
     with pytest.raises(AlignvisError, match="sub-03.safetensors has 3 channels x 90 times and .* trained on 3 x 120"):
         run_search(root, responses=root / "responses/tiny/sub-03.safetensors", out=root / "x")
@@ -346,7 +349,12 @@ def test_the_command_prints_a_table_or_one_object_a_response(root):
     words = ["--root", str(root), "search", "one", "--gallery", str(root / "web"), "--gallery", str(root / OWN)]
     said = CliRunner().invoke(main, words)
     assert said.exit_code == 0, said.output
-    assert "extended by 1,500 other pictures" in said.stdout and "n = 40" in said.stdout
+    assert "extended by 1,500 other pictures, 300 of them seen in training" in said.stdout and "n = 40" in said.stdout
+    assert "note: 300 of the gallery's 1,540 pictures were seen in training" in said.stderr
+    own = CliRunner().invoke(main, [*words[:4], "--gallery", str(root / OWN), "--out", str(root / "results/own")])
+    assert "gallery of 340, extended by 300 other pictures, all of them seen in training" in own.stdout
+    web = CliRunner().invoke(main, [*words[:4], "--gallery", str(root / "web"), "--out", str(root / "results/web")])
+    assert web.exit_code == 0 and "seen in training" not in web.output
     assert said.stdout.count("its own at") == 5 and "SIMULATED" in said.stderr
     lines = [json.loads(line) for line in CliRunner().invoke(main, [*words, "--json"]).stdout.splitlines()]
     assert len(lines) == 40 and all(len(line["images"]) == len(line["similarities"]) == 10 for line in lines)

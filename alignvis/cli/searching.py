@@ -105,6 +105,11 @@ def _notes(about: dict[str, Any]) -> list[str]:
         notes.append(f"note: {about['repeated']:,} pictures are named by several tables, and count once")
     if about["seen_in_training"]:
         notes.append(f"note: the run has seen {about['seen_in_training']} of the {about['n']} pictures in training")
+    if about["others_seen_in_training"] and about["part"] == "test":
+        notes.append(
+            f"note: {about['others_seen_in_training']:,} of the gallery's {about['gallery']:,} pictures were seen in "
+            "training, so it is no gallery of new pictures; the scores are not those of `eval`"
+        )
     if about["equal_in_list"]:
         notes.append(
             f"note: {about['equal_in_list']} pictures in the lists are exactly as similar as the one before them, "
@@ -117,6 +122,14 @@ def _notes(about: dict[str, Any]) -> list[str]:
     return notes
 
 
+def _learned(about: dict[str, Any]) -> str:
+    """How many of the pictures beside those asked for the run was trained on: they are no new pictures."""
+    seen = about["others_seen_in_training"]
+    if not seen:
+        return "none of them seen in training"
+    return f"{'all' if seen == about['others'] else f'{seen:,}'} of them seen in training"
+
+
 def _scores(about: dict[str, Any]) -> str:
     n, gallery = about["found"], about["gallery"]
     if not n:
@@ -125,6 +138,7 @@ def _scores(about: dict[str, Any]) -> str:
     text = f"top-1 {about['top1']:.1%} ({low:.1%} to {high:.1%}), top-5 {about['top5']:.1%}, "
     text += f"median rank {about['median_rank']:g}; n = {n}, chance {about['top1_chance']:.2g}, "
     text += f"gallery of {gallery:,}"
-    text += f", extended by {about['others']:,} other pictures" if about["others"] else ""
+    if about["others"]:
+        text += f", extended by {about['others']:,} other pictures, {_learned(about)}"
     missing = about["n"] - n
     return text + (f"; {missing} responses are not scored, as their pictures are not in it" if missing else "")

@@ -39,6 +39,7 @@ SEARCH = {
     "k": int,
     "found": int,
     "simulated": bool,
+    "others_seen_in_training": int,
     "tables": [{"path": str, "fingerprint": str}],
 }
 
@@ -88,7 +89,9 @@ def search_gallery(
     asked = ask(run, device=device)
     table = asked.responses if responses is None else _alike(asked, responses)
     images = getattr(table, f"{part}_images")
-    gallery = open_tables(paths, asked.features, asked.recipe.target, asked.recipe.sides, images, progress)
+    learned = sorted(_seen(asked).difference(images))
+    gallery = open_tables(paths, asked.features, asked.recipe.target, asked.recipe.sides, images + learned, progress)
+    own, others = gallery.places[: len(images)], gallery.places[len(images) :]
     tables, left_out = gallery.tables, gallery.left_out
     identity = {
         "weights": asked.record["weights_sha256"],
@@ -121,9 +124,10 @@ def search_gallery(
     linear = asked.decoder.image if asked.recipe.projector else None
     projector = (linear.weight, linear.bias) if linear is not None else None
     queries = prepare_queries(vectors, asked.recipe.sides, asked.recipe.centre, projector)
-    right = _right(queries, tables, gallery.places)
+    right = _right(queries, tables, own)
     search = Search(queries, images, tables, right, left_out, min(k, size - len(left_out)), folder)
     about = {"version": store.VERSION, "search": digest} | _about(asked, table, part, out)
+    about["others_seen_in_training"] = int((others >= 0).sum())
     try:
         search_parts(search, say, progress)
         if not rank():
@@ -198,11 +202,15 @@ def _right(queries: Queries, tables: list[Table], places: NDArray[np.int64]) -> 
     return right
 
 
+def _seen(asked: Asked) -> set[str]:
+    """The pictures that a run has seen in training, or that ended it."""
+    return {*asked.record["split"]["train"], *asked.record["split"]["validation"]}
+
+
 def _about(asked: Asked, table: Responses, part: str, out: Path) -> dict[str, Any]:
     """What the queries are, and by what they were asked."""
     keys = ("dataset", "encoder", "features", "aligned", "twin", "seed", "protocol", "trained_on", "weights_sha256")
-    seen = {*asked.record["split"]["train"], *asked.record["split"]["validation"]}
-    images = getattr(table, f"{part}_images")
+    seen, images = _seen(asked), getattr(table, f"{part}_images")
     about = {"run": os.path.relpath(asked.run, out)} | {key: asked.record[key] for key in keys}
     return about | {
         "subject": table.document["subject"],
