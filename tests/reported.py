@@ -1,5 +1,6 @@
 """A small root with all that a report shows, and a reader of pages that trusts nothing."""
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,12 +9,14 @@ from PIL import Image
 
 from alignvis import store
 from alignvis.recipe import Recipe
+from alignvis.reports.writing import write_report
 from alignvis.scoring import evaluate_run
 from alignvis.train_runs import train_run
 from tests.tables import planted, write_features
 
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{</title>\u202e&amp;"
 RECIPE = Recipe(batch=32, epochs=4, rate=3e-3, schedule="cosine", validation="concept")
-VOID = {"meta", "link", "img", "br", "hr", "col"}
+VOID = {"meta", "link", "img", "br", "hr", "col", "wbr"}
 
 
 def twins(root: Path, subjects: int = 2) -> Path:
@@ -88,3 +91,13 @@ class Page(HTMLParser):
         """The first table with such a column, a dict a row."""
         (head, *rows) = next(table for table in self.tables if column in table[0])
         return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def scores_of(root: Path, run: str) -> dict:
+    return json.loads((root / "runs" / run / "scores.json").read_text())
+
+
+def written(root: Path, runs=(), **options) -> Page:
+    out = root / "page.html"
+    write_report(root, [Path(run) for run in runs], out, overwrite=True, **options)
+    return Page(out.read_text(encoding="utf-8"))

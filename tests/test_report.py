@@ -15,9 +15,10 @@ from alignvis.errors import AlignvisError
 from alignvis.reports.html import Html, element, join, table, text
 from alignvis.reports.numbers import interval, number, pair, percent, plain, points, several
 from alignvis.reports.writing import write_report
-from tests.reported import Page, twins
-
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{</title>\u202e&amp;"
+from alignvis.stats import bootstrap
+from alignvis.table import interval as interval_of
+from alignvis.table import scores_table
+from tests.reported import HOSTILE, Page, scores_of, twins, written
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +36,6 @@ def root(made, tmp_path) -> Path:
 def page(made) -> Page:
     write_report(made, [], made / "report.html", overwrite=True)
     return Page((made / "report.html").read_text(encoding="utf-8"))
-
-
-def scores_of(root: Path, run: str) -> dict:
-    return json.loads((root / "runs" / run / "scores.json").read_text())
-
-
-def written(root: Path, runs=(), **options) -> Page:
-    out = root / "page.html"
-    write_report(root, [Path(run) for run in runs], out, overwrite=True, **options)
-    return Page(out.read_text(encoding="utf-8"))
 
 
 def test_the_answer_is_the_mean_over_subjects_of_both_twins_with_the_interval_that_compare_gives(made, page):
@@ -78,9 +69,13 @@ def test_each_row_of_scores_is_what_scores_json_of_the_cited_run_says(made, page
             )
             assert row["median rank"] == f"{scores['median_rank']:g}" and row["seeds"] == "1"
             assert row["runs"] == f"[{numbers[f'sub-{subject:02d}_{name}']}]"
-        both = [scores_of(made, f"sub-{subject:02d}_{name}")["top1"] for subject in (1, 2)]
+        both = [scores_of(made, f"sub-{subject:02d}_{name}") for subject in (1, 2)]
         (row,) = [row for row in rows if name in row["embedding"] and row["subject"] == "all 2"]
-        assert row["top-1 (95 % interval)"] == f"{100 * np.mean(both):.1f}"  # of two subjects there is no interval
+        low, high = bootstrap(np.array([scores["ranks"] for scores in both]) == 1)  # of subjects and pictures
+        mean = np.mean([scores["top1"] for scores in both])
+        assert row["top-1 (95 % interval)"] == f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        said = f"{100 * low:.1f} to {100 * high:.1f} %, bootstrap over 2 subjects and pictures"
+        assert any(said in image["alt"] for image in page.of("img")), said  # the same everywhere
     assert [row["embedding"][0] for row in rows] == [*"●●●○○○"]  # aligned ones first
     marks = {row["embedding"][0] for row in rows if "human" in row["embedding"]}
     assert marks == {"●"} and {row["embedding"][0] for row in rows if "plain" in row["embedding"]} == {"○"}
@@ -98,7 +93,7 @@ def test_seeds_are_averaged_before_subjects_and_their_spread_stands_apart(root, 
     rows = written(root, ["sub-01_human", "again", "sub-02_human"]).table("top-1 (95 % interval)")
     one, two, both = [row for row in rows if "human" in row["embedding"]]
     assert one["seeds"] == "2" and one["top-1 (95 % interval)"].startswith("60.0 ± 14.1 (44.6 to 73.7)")
-    assert two["top-1 (95 % interval)"].startswith("20.0 (") and both["top-1 (95 % interval)"] == "40.0"
+    assert two["top-1 (95 % interval)"].startswith("20.0 (") and both["top-1 (95 % interval)"].startswith("40.0 (")
 
 
 def test_few_subjects_have_the_t_interval_beside_the_bootstrap(page):
@@ -370,6 +365,26 @@ def test_a_comparison_that_rests_on_runs_elsewhere_is_told_and_not_shown(root):
     assert "a difference of" not in said and "rest on runs that are not on this page" in said
 
 
-def test_of_two_subjects_no_interval_is_made_up(root):
+def test_the_answer_without_twins_has_the_interval_that_eval_prints(root):
+    scores = [scores_of(root, run) | {"run": run} for run in ("sub-01_human", "sub-02_human")]
+    low, high = interval_of([[one] for one in scores])
     said = written(root, ["sub-01_human", "sub-02_human"]).text
-    assert "mean of 2 subjects, too few for an interval" in said
+    assert f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, bootstrap over 2 subjects and pictures" in said
+    assert f"{100 * low:.1f} to {100 * high:.1f}" in scores_table(scores)
+
+
+def test_from_picture_to_brain_no_interval_over_subjects_is_borrowed_from_the_other_direction(page):
+    backwards = [table for table in page.tables if "top-1 (95 % interval)" in table[0]][1]
+    cells = [row[4] for row in backwards if row[2] == "all 2"]
+    assert len(cells) == 2 and all("(" not in cell for cell in cells)
+
+
+def test_runs_that_named_nearly_always_the_same_picture_are_said_to_have(root, page, monkeypatch):
+    assert "NEARLY ALWAYS" not in page.text
+    monkeypatch.setattr("alignvis.reports.entries.proved_similarity", lambda *about: None)
+    path = root / "runs/sub-01_plain/scores.json"
+    files.write_json(path, json.loads(path.read_text()) | {"answers": 2})  # of 40
+    said = written(root).text
+    assert "NEARLY ALWAYS THE SAME PICTURE. Run [ 2 ] named only 2 pictures for 40 responses" in said
+    files.write_json(path, json.loads(path.read_text()) | {"answers": 3})
+    assert "NEARLY ALWAYS" not in written(root).text

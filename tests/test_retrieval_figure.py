@@ -191,7 +191,7 @@ def test_letters_that_the_font_lacks_and_ids_of_any_length_are_drawn(scored, tmp
     say(run, np.eye(8), ids)
     figure = draw_retrievals(show([run], first=1, top=1), lambda image, side: np.zeros((4, 4, 3), np.uint8))
     drawn(figure, "png")
-    (line,) = [text for text in figure.texts if text.get_text().startswith("first: ...")]
+    (line,) = [text for text in figure.texts if text.get_text().startswith("1st in the table: ...")]
     assert line.get_text().endswith("?0?$x$.png") and line.get_window_extent().x1 <= figure.bbox.x1
 
 
@@ -200,9 +200,21 @@ def test_an_id_of_wide_letters_is_cut_at_its_beginning_and_not_at_the_edge(score
     run = scored(tmp_path / "a", np.eye(8), "good")
     say(run, np.eye(8), [f"{name}{place}.png" for place in range(8)])
     figure = draw_retrievals(show([run], first=1, top=1), lambda image, side: np.zeros((4, 4, 3), np.uint8))
-    (line,) = [text for text in figure.texts if text.get_text().startswith("first: ...")]
+    (line,) = [text for text in figure.texts if text.get_text().startswith("1st in the table: ...")]
     assert line.get_text().endswith("0.png") and "...." not in line.get_text()
     assert 0.8 * figure.bbox.x1 < line.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_no_row_is_headed_by_a_word_that_could_be_of_an_answer(scored, tmp_path):
+    run = scored(tmp_path / "a", np.eye(8), "good")
+
+    def heads(**options) -> list[str]:
+        figure = draw_retrievals(show([run], top=5, **options), lambda image, side: np.zeros((4, 4, 3), np.uint8))
+        return [text.get_text().partition(":")[0] for text in figure.texts if ": test_images/" in text.get_text()]
+
+    assert heads(first=2) == ["1st in the table", "2nd in the table"]
+    assert heads(queries=[IDS[3]]) == ["chosen by hand"]
+    assert list(dict.fromkeys(heads(best=1, worst=1))) == ["best rank", "median rank", "worst rank"]
 
 
 def test_a_missing_picture_is_a_sentence_that_names_the_folder(scored, tmp_path, images):

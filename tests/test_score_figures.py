@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
-from scipy import stats
 
 from alignvis.errors import AlignvisError
 from alignvis.figures.comparison import draw_comparison
 from alignvis.figures.scores import draw_repetitions, draw_scores
 from alignvis.figures.style import ALIGNED, PLAIN
-from alignvis.stats import wilson
+from alignvis.figures.training import draw_training
+from alignvis.stats import bootstrap, wilson
 
 
 def score(features="good", aligned=True, twin="good_noalign", subject=1, seed=0, top1=0.5, **changes):
     about = {"dataset": "tiny", "simulated": False, "protocol": "within", "encoder": "nice", "recipe": "test"}
+    hits = round(200 * top1)  # other pictures of another seed
+    about |= {"ranks": np.roll([1] * hits + [2] * (200 - hits), 7 * seed).tolist(), "images_sha256": "x"}
     about |= {"n": 200, "gallery": 200, "repetitions": 80, "top1_chance": 0.005, "trials": None, "target": "embeddings"}
     about |= {"features": features, "aligned": aligned, "twin": twin, "subject": subject, "seed": seed, "top1": top1}
     return about | changes
@@ -53,18 +55,23 @@ def test_the_best_encoder_stands_at_the_top_and_one_without_a_twin_alone():
     assert labels(axes) == ["b", "good", "a"] and axes.get_ylim() == (2.5, -0.5)
 
 
-def test_intervals_are_students_over_three_subjects_and_wilsons_over_pictures_of_one():
+def test_intervals_are_those_of_eval_by_bootstrap_over_subjects_and_pictures_and_wilsons_of_one_subject():
     def interval(scores):
         (axes,) = draw_scores(scores).axes
         (line,) = [line for line in axes.lines if line.get_linewidth() == 1.2 and line.get_marker() == "None"]
         return np.asarray(line.get_xdata())
 
-    shares = [0.4, 0.5, 0.7]
-    low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
-    found = interval([score(subject=subject, top1=share) for subject, share in enumerate(shares)])
-    assert found == pytest.approx([100 * max(0, low), 100 * min(1, high)])
+    for shares in ([0.4, 0.5, 0.7], [0.4, 0.7]):
+        scores = [score(subject=subject, top1=share) for subject, share in enumerate(shares)]
+        ends = bootstrap(np.array([one["ranks"] for one in scores]) == 1)
+        assert interval(scores) == pytest.approx(100 * np.array(ends))
     assert interval([score(top1=0.4), score(seed=1, top1=0.6)]) == pytest.approx(100 * np.array(wilson(0.5, 200)))
-    (axes,) = draw_scores([score(subject=1), score(subject=2)]).axes
+    titles = [
+        " ".join(draw_scores(some).axes[0].get_title(loc="left").split()) for some in (scores, [score()], scores[:1])
+    ]
+    assert titles[0].endswith("95 % interval: bootstrap over subjects and pictures")
+    assert titles[1].endswith("95 % interval: Wilson over pictures")
+    (axes,) = draw_scores([score(subject=1, top1=0.0), score(subject=2, top1=0.0)]).axes
     assert not [line for line in axes.lines if line.get_linewidth() == 1.2 and line.get_marker() == "None"]
     assert "no interval" in " ".join(axes.get_title(loc="left").split())
 
@@ -103,8 +110,13 @@ def test_inner_layers_are_named_and_paired_with_their_own():
 def curve(top1, **changes):
     counts = [1, 2, 4, 8]
     about = {"repetitions": counts, "top1": top1, "top1_low": [t - 0.02 for t in top1]}
-    about |= {"top1_high": [t + 0.02 for t in top1], "draws": 20, "chance": 0.005}
-    return score(**changes) | about
+    about |= {"top1_high": [t + 0.02 for t in top1], "draws": 20, "chance": 0.005, "run_seed": changes.get("seed", 0)}
+    return score(**changes) | about | {"seed": 0}  # of the draws
+
+
+def marked(axes) -> list:
+    """The lines of encoders, apart from those around bands, of subjects and of chance."""
+    return [line for line in axes.lines if line.get_marker() != "None"]
 
 
 def test_a_curve_has_its_band_and_the_axis_doubles_evenly():
@@ -112,7 +124,8 @@ def test_a_curve_has_its_band_and_the_axis_doubles_evenly():
     (axes,) = figure.axes
     assert axes.get_xscale() == "log" and list(axes.get_xticks()) == [1, 2, 4, 8]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8"]
-    good, bad, chance = axes.lines
+    good, bad = marked(axes)
+    (chance,) = [line for line in axes.lines if line.get_linestyle() == ":"]
     assert np.asarray(good.get_ydata()) == pytest.approx([10, 20, 30, 40]) and good.get_linestyle() == "-"
     assert (bad.get_linestyle(), bad.get_markerfacecolor()) == ("--", "white")
     assert chance.get_linestyle() == ":" and chance.get_ydata()[0] == pytest.approx(0.5)
@@ -122,8 +135,54 @@ def test_a_curve_has_its_band_and_the_axis_doubles_evenly():
 
 def test_curves_of_subjects_are_averaged_after_those_of_seeds():
     curves = [curve([0.1] * 4), curve([0.3] * 4, seed=1), curve([0.8] * 4, subject=2)]
-    lines = draw_repetitions(curves).axes[0].lines
+    (axes,) = draw_repetitions(curves).axes
+    lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     assert sorted({round(float(line.get_ydata()[0]), 6) for line in lines[:3]}) == [20, 50, 80]
+    assert "subjects 1-2, seeds 0-1;" in " ".join(axes.get_title(loc="left").split())
+
+
+def test_curves_of_other_brain_encoders_recipes_or_layers_are_no_seeds_of_each_other():
+    others = [
+        curve([0.1 * place] * 4, **{key: "other"}) for place, key in enumerate(("encoder", "recipe", "target"), 1)
+    ]
+    figure = draw_repetitions([curve([0.5] * 4), *others])
+    assert sorted(round(line.get_ydata()[0]) for line in marked(figure.axes[0])) == [10, 20, 30, 50]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[0] == "good, embeddings, nice, test" and len(set(names)) == 5
+
+
+def record(features: str, aligned: bool, encoder: str = "nice") -> dict:
+    history = [{"epoch": 0, "held_out_loss": 2.0, "held_out_top1": 0.1, "best": True}]
+    about = {"features": features, "aligned": aligned, "encoder": encoder, "history": history, "simulated": False}
+    return about | {"split": {"validation": ["a", "b"]}, "recipe": {"target": "embeddings"}}
+
+
+def test_encoders_of_one_side_have_colours_of_their_own_and_the_legend_names_them():
+    names = [("a", False), ("b", False), ("c", False), ("d", True), ("e", True)]
+    curves = [curve([0.1] * 4, features=name, aligned=aligned) for name, aligned in names]
+    records = [record(name, aligned) for name, aligned in names]
+    for figure, ends in ((draw_repetitions(curves), ""), (draw_training(records), "aligned")):
+        axes, legend = figure.axes[0], figure.legends[0]
+        assert len({line.get_color() for line in marked(axes)}) == 5
+        assert {line.get_markerfacecolor() == "white" for line in marked(axes)} == {True, False}
+        handles = {text.get_text(): line for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+        assert [name for name in handles if name != "chance"] == [
+            f"{name}{f', not {ends}' * (not aligned) + f', {ends}' * aligned if ends else ''}"
+            for name, aligned in sorted(names, key=lambda one: not one[1])
+        ]
+        first = {name[0]: line.get_color() for name, line in handles.items()}
+        assert first["d"] == ALIGNED and first["a"] == PLAIN
+        assert all(line.get_markerfacecolor() == ("white" if name[0] in "abc" else line.get_color())
+                   for name, line in handles.items() if name != "chance")  # fmt: skip
+
+
+def test_the_words_beside_the_axis_stay_below_the_title():
+    figure = draw_repetitions([curve([0.1] * 4, subject=subject, gallery=16540) for subject in range(3)])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    (title,) = [text for text in axes.get_children() if getattr(text, "get_text", str)() == axes.get_title("left")]
+    assert axes.yaxis.label.get_window_extent().y1 <= title.get_window_extent().y0
+    assert figure.bbox.y0 <= axes.yaxis.label.get_window_extent().y0
 
 
 def test_curves_over_other_numbers_of_repetitions_have_no_mean():
@@ -167,6 +226,7 @@ def test_one_repetition_is_no_mean():
 def test_a_reciprocal_rank_has_no_unit_and_one_subject_no_dots_of_its_own():
     (axes,) = draw_comparison([comparison(metric="mrr", subjects=(0.2,))]).axes
     assert axes.get_xlabel() == "difference in mean reciprocal rank" and len(axes.lines) == 3
+    assert ": 1 subject, 200 test images" in " ".join(axes.get_title(loc="left").split())
     assert axes.lines[1].get_xdata()[0] == pytest.approx(0.2)
 
 

@@ -90,11 +90,12 @@ def _about(rows: Sequence[dict[str, Any]]) -> str:
     one = rows[0]
     brains = sorted({side["encoder"] for row in rows for side in (row["first"], row["second"])})
     recipes = sorted({side["recipe"] for row in rows for side in (row["first"], row["second"])})
+    several = "s" * any(row["n_subjects"] > 1 for row in rows)
     return (
         f"{one['dataset']}{' (SIMULATED brain)' * one['simulated']}, {', '.join(brains)}, {', '.join(recipes)}: "
-        f"{_range([row['n_subjects'] for row in rows])} subjects, {_range([row['n_images'] for row in rows])} test "
-        f"images{averaged(one['repetitions'])} among {one['gallery']} {one['galleries']}; "
-        f"95 % bootstrap interval over {one['interval_over']}"
+        f"{_range([row['n_subjects'] for row in rows])} subject{several}, "
+        f"{_range([row['n_images'] for row in rows])} test images{averaged(one['repetitions'])} among {one['gallery']} "
+        f"{one['galleries']}; 95 % bootstrap interval over {one['interval_over']}"
     )
 
 

@@ -1,11 +1,14 @@
 """Values of several runs as one point of a figure: seeds are averaged first, then subjects; seeds are no subjects."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+
+from alignvis.figures.style import ALIGNED, COLOURS, PLAIN
 
 FEWEST = 3  # subjects: t over two spans everything
 
@@ -54,6 +57,20 @@ def pool(values: Sequence[tuple[int, ArrayLike]], intervals: Sequence[ArrayLike]
         low, high = np.moveaxis(np.mean([np.asarray(pair, dtype=np.float64) for pair in intervals], axis=0), -1, 0)
         return Pooled(mean, low, high, "pictures", subjects, len(values))
     return Pooled(mean, None, None, None, subjects, len(values))
+
+
+def coloured(names: Sequence[tuple[Hashable, bool]]) -> dict[Hashable, str]:
+    """A colour for each name, from whether it is aligned: the first aligned one blue, the first other one orange.
+
+    Further ones have colours of their own as far as there are any; these begin again after the seventh name.
+    """
+    usual, found = {True: ALIGNED, False: PLAIN}, {}
+    rest = cycle(colour for colour in COLOURS if colour not in usual.values())
+    for name, aligned in names:
+        if name not in found:
+            free = usual[aligned] not in found.values()
+            found[name] = usual[aligned] if free else next(rest)
+    return found
 
 
 def numbers(values: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, WIDTH, looks, new_figure, save
 from alignvis.figures.words import LETTER
 from alignvis.progress import Progress, silent
-from alignvis.showing import BEST, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
+from alignvis.showing import BEST, CHOSEN, FIRST, MEDIAN, WORST, Answer, Decoded, Look, Row, Showing, looking, show
 from alignvis.table import repetitions
 
 HIT, MISS = ALIGNED, "#B0B0B0"  # told apart by every kind of colour vision, and by the width of the frame
@@ -81,7 +81,8 @@ def draw_retrievals(showing: Showing, look: Look, progress: Progress = silent) -
         figure.set_layout_engine("none")
         _words(figure, showing, plan)
         for place, row in enumerate(showing.rows):
-            _row(figure, plan, plan.top + place * plan.row, row, look)
+            why = _why(row, place)
+            _row(figure, plan, plan.top + place * plan.row, why, row, look)
             progress(place + 1, len(showing.rows), "drawing pictures")
     return figure
 
@@ -158,13 +159,13 @@ def _words(figure: Figure, showing: Showing, plan: _Plan) -> None:
         _say(figure, plan, EDGE, start + LINE * (place + 0.3), line, color=QUIET)
 
 
-def _row(figure: Figure, plan: _Plan, top: float, row: Row, look: Look) -> None:
-    letters = int((plan.width - 2 * EDGE) / LETTER) - len(row.why) - 2
+def _row(figure: Figure, plan: _Plan, top: float, why: str, row: Row, look: Look) -> None:
+    letters = int((plan.width - 2 * EDGE) / LETTER) - len(why) - 2
     image = _known(row.image if len(row.image) <= letters else f"...{row.image[3 - letters :]}")
-    line = _say(figure, plan, EDGE, top + 0.1 * LINE, f"{row.why}: {image}")
+    line = _say(figure, plan, EDGE, top + 0.1 * LINE, f"{why}: {image}")
     while line.get_window_extent().x1 > figure.bbox.x1 and len(image) > 4:  # of letters wider than most
         image = f"...{image[4:].removeprefix('..')}"
-        line.set_text(f"{row.why}: {image}")
+        line.set_text(f"{why}: {image}")
     pictures = top + 1.2 * LINE
     _picture(figure, plan, EDGE, pictures, row.image, look, None)
     for left, answer in zip(plan.groups, row.answers, strict=True):
@@ -179,6 +180,17 @@ def _answers(figure: Figure, plan: _Plan, left: float, top: float, image: str, a
         _picture(figure, plan, x, top, near, look, near == image)
         middle = x + plan.side / 2
         _say(figure, plan, middle, top + plan.side + 0.12 * LINE, _number(similarity), ha="center", color="#404040")
+
+
+def _why(row: Row, place: int) -> str:
+    """What a row is, in words that are not taken for an answer's."""
+    if row.why == FIRST:
+        count = place + 1
+        ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+        return f"{count}{ending} in the table"
+    if row.why in (BEST, MEDIAN, WORST):
+        return f"{row.why} rank"
+    return "chosen by hand" if row.why == CHOSEN else row.why
 
 
 def _known(text: str) -> str:

@@ -1,6 +1,7 @@
 """Scores of runs: image encoders beside their twins, and what averaging repetitions brings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from alignvis.errors import AlignvisError
-from alignvis.figures.pooled import Pooled, interval_said, numbers, pool
+from alignvis.figures.pooled import Pooled, coloured, interval_said, numbers, pool
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
 from alignvis.figures.words import INK, room_beside, wrapped
-from alignvis.stats import wilson
-from alignvis.table import repetitions
+from alignvis.table import interval, repetitions
 
 BLOCK = (
     "dataset",
@@ -29,14 +29,16 @@ BLOCK = (
 ROW, HEAD, FOOT = 0.34, 0.95, 0.35  # inches: of an encoder and its twin, of what stands around a panel, of the legend
 APART = 0.13  # of a row, between the two of it
 MARKERS = "os^Dvp*h"
+CURVES = ("features", "target", "encoder", "recipe")  # what curves share that are averaged
+WILSON, BOTH = "Wilson over pictures", "bootstrap over subjects and pictures"
 
 
 def draw_scores(scores: Sequence[dict[str, Any]]) -> Figure:
     """Draw top-1 of every image encoder beside its twin, with intervals, subjects and chance.
 
     A row is an aligned encoder (filled, blue) and its unaligned twin (open, orange), joined by a line; a panel is one
-    protocol. Seeds are averaged before subjects. Intervals are 95 %: Student's t over three subjects or more, else
-    Wilson's over the test pictures.
+    protocol. Seeds are averaged before subjects. Intervals are 95 %, those of `alignvis eval`: by bootstrap over
+    subjects and pictures, of one subject Wilson's over the test pictures.
 
     Args:
         scores: of `alignvis.evaluate`, one a run.
@@ -78,8 +80,13 @@ def _rows(scores: Sequence[dict[str, Any]]) -> list[dict[bool, tuple[str, Pooled
 
 
 def _top1(scores: Sequence[dict[str, Any]]) -> Pooled:
-    mean, n = float(np.mean([score["top1"] for score in scores])), scores[0]["n"]
-    return pool([(score["subject"], score["top1"]) for score in scores], [wilson(mean, n)])
+    pooled = pool([(score["subject"], score["top1"]) for score in scores])
+    subjects = [[score for score in scores if score["subject"] == subject] for subject in pooled.subjects]
+    ends = interval(subjects)
+    if ends is None:
+        return replace(pooled, low=None, high=None, over=None)
+    low, high = map(np.float64, ends)
+    return replace(pooled, low=low, high=high, over=WILSON if len(subjects) == 1 else BOTH)
 
 
 def _panel(
@@ -109,8 +116,7 @@ def _name(row: dict[bool, tuple[str, Pooled]]) -> str:
 def _dot(axes: Axes, pooled: Pooled, y: float, aligned: bool) -> None:
     colour, fill = (ALIGNED, ALIGNED) if aligned else (PLAIN, "white")
     if pooled.low is not None and pooled.high is not None:
-        ends = np.clip([pooled.low, pooled.high], 0, 1)  # a share; t does not know that
-        axes.plot(100 * ends, [y, y], color=colour, lw=1.2, zorder=2)
+        axes.plot([100 * pooled.low, 100 * pooled.high], [y, y], color=colour, lw=1.2, zorder=2)
     if len(pooled.subjects) > 1:
         subjects = 100 * np.array(list(pooled.subjects.values()))
         axes.plot(subjects, [y] * len(subjects), ls="", marker="o", ms=2.5, mfc=fill, mec=colour, mew=0.5, alpha=0.5)
@@ -125,8 +131,13 @@ def _about(block: Sequence[dict[str, Any]], rows: Sequence[dict[bool, tuple[str,
         f"{one['dataset']}{' (SIMULATED brain)' * one['simulated']}, {one['encoder']}, {one['recipe']}, {way}: "
         f"n = {one['n']} test responses, each {repetitions(one)}; "
         f"subjects {numbers([score['subject'] for score in block])}, seeds {numbers([s['seed'] for s in block])}; "
-        f"{interval_said(over)}"
+        f"{_said(over)}"
     )
+
+
+def _said(over: Sequence[str | None]) -> str:
+    kinds = sorted({kind for kind in over if kind}, reverse=True)
+    return f"95 % interval: {', '.join(kinds)}" if kinds else "no interval: all responses of all were right, or none"
 
 
 def _legend(figure: Figure, scores: Sequence[dict[str, Any]]) -> None:
@@ -151,26 +162,33 @@ def _legend(figure: Figure, scores: Sequence[dict[str, Any]]) -> None:
 def draw_repetitions(curves: Sequence[dict[str, Any]]) -> Figure:
     """Draw top-1 against how many repetitions of a test picture are averaged, with interval bands and chance.
 
-    Runs on one image encoder are averaged, seeds first, then subjects; subjects are faint lines. A line an encoder:
-    aligned ones filled and blue, others open, orange and dashed.
+    Runs that differ in subject and seed alone are averaged, seeds first, then subjects; subjects are faint lines.
+    Aligned encoders have filled marks, the first of them is blue; others have open marks and dashed lines, the first of
+    them is orange.
 
     Args:
         curves: one a run: what ``repetitions.json`` holds ("repetitions", "top1", "top1_low", "top1_high", "draws",
-            "n", "gallery", "chance") and what its scores say of the run ("dataset", "simulated", "subject", "seed",
-            "encoder", "features", "aligned").
+            "n", "gallery", "chance", and of the run "dataset", "simulated", "subject", "run_seed", "encoder",
+            "features", "target", "recipe", "aligned").
 
     Raises:
-        AlignvisError: when there are none, or runs on one image encoder have other numbers of repetitions.
+        AlignvisError: when there are none, or runs that are averaged have other numbers of repetitions.
     """
     if not curves:
         raise AlignvisError("there are no curves to draw; make some with: alignvis eval --curve")
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for curve in sorted(curves, key=lambda curve: not curve["aligned"]):
-        groups.setdefault(curve["features"], []).append(curve)
+        groups.setdefault(tuple(curve[key] for key in CURVES), []).append(curve)
+    labels = _labels(list(groups))
+    colours = coloured([(key, group[0]["aligned"]) for key, group in groups.items()])
+    columns = 1 if max(map(len, labels)) > 50 else 2
     with looks():
-        figure = new_figure(WIDTH, 3.4)
+        figure = new_figure(WIDTH, 3.2 + 0.15 * (len(groups) // columns + 1))
         axes = figure.subplots()
-        over = [_curve(axes, group, MARKERS[place % len(MARKERS)]) for place, group in enumerate(groups.values())]
+        over = [
+            _curve(axes, group, MARKERS[place % len(MARKERS)], colours[key], labels[place])
+            for place, (key, group) in enumerate(groups.items())
+        ]
         counts = sorted({count for curve in curves for count in curve["repetitions"]})
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
@@ -179,16 +197,22 @@ def draw_repetitions(curves: Sequence[dict[str, Any]]) -> Figure:
             axes.axhline(100 * chance, color=QUIET, ls=":", lw=1, zorder=0, label="_" * bool(place) + "chance")
         sizes = numbers([curve["gallery"] for curve in curves])
         axes.set(xlabel="repetitions of a test picture that are averaged")
-        axes.set_ylabel(f"right picture of {sizes} named first (top-1, %)")
+        axes.set_ylabel(f"right picture of {sizes}\nnamed first (top-1, %)")
         axes.set_ylim(bottom=0)
         axes.set_title(wrapped(_of_curves(curves, over), WIDTH - 0.6), loc="left", color=INK)
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=columns)
         if all(curve["simulated"] for curve in curves):
             say_simulated(figure)
     return figure
 
 
-def _curve(axes: Axes, group: Sequence[dict[str, Any]], marker: str) -> str | None:
+def _labels(kinds: Sequence[tuple[str, ...]]) -> list[str]:
+    """What each line is called: its features, and of the rest what tells lines apart."""
+    differ = [place for place in range(len(CURVES)) if place == 0 or len({kind[place] for kind in kinds}) > 1]
+    return [", ".join(kind[place] for place in differ) for kind in kinds]
+
+
+def _curve(axes: Axes, group: Sequence[dict[str, Any]], marker: str, colour: str, label: str) -> str | None:
     one = group[0]
     counts = one["repetitions"]
     if any(curve["repetitions"] != counts for curve in group):
@@ -196,17 +220,19 @@ def _curve(axes: Axes, group: Sequence[dict[str, Any]], marker: str) -> str | No
             f"runs on {one['features']} were asked about other numbers of repetitions, so their curves have no mean; "
             "draw them apart, or make them again with: alignvis eval --curve --overwrite"
         )
-    colour, fill, line = (ALIGNED, ALIGNED, "-") if one["aligned"] else (PLAIN, "white", "--")
+    fill, line = (colour, "-") if one["aligned"] else ("white", "--")
     bands = [np.stack([curve["top1_low"], curve["top1_high"]], axis=-1) for curve in group]
     pooled = pool([(curve["subject"], curve["top1"]) for curve in group], bands)
     if pooled.low is not None and pooled.high is not None:
         ends = np.clip([pooled.low, pooled.high], 0, 1)
-        axes.fill_between(counts, 100 * ends[0], 100 * ends[1], color=colour, alpha=0.15, lw=0)
+        axes.fill_between(counts, 100 * ends[0], 100 * ends[1], color=colour, alpha=0.08, lw=0)
+        for end in ends:
+            axes.plot(counts, 100 * end, color=colour, lw=0.4, alpha=0.6, zorder=1)
     if len(pooled.subjects) > 1:
         for values in pooled.subjects.values():
             axes.plot(counts, 100 * values, color=colour, lw=0.5, ls=line, alpha=0.4)
     look = {"color": colour, "marker": marker, "mfc": fill, "mec": colour, "ls": line}
-    axes.plot(counts, 100 * pooled.mean, ms=4.5, lw=1.3, label=one["features"], **look)
+    axes.plot(counts, 100 * pooled.mean, ms=4.5, lw=1.3, label=label, **look)
     return pooled.over
 
 
@@ -217,5 +243,5 @@ def _of_curves(curves: Sequence[dict[str, Any]], over: Sequence[str | None]) -> 
         f"{names}, {', '.join(sorted({curve['encoder'] for curve in curves}))}: "
         f"n = {numbers([curve['n'] for curve in curves])} test responses; mean of {one['draws']} random choices of "
         f"repetitions; subjects {numbers([curve['subject'] for curve in curves])}, "
-        f"seeds {numbers([curve['seed'] for curve in curves])}; {interval_said(over)}"
+        f"seeds {numbers([curve['run_seed'] for curve in curves])}; {interval_said(over)}"
     )

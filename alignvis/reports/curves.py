@@ -90,8 +90,16 @@ def repetitions(entries: Sequence[Entry], root: Path) -> list[Html]:
     return parts
 
 
+def _known(entry: Entry, curve: dict[str, Any]) -> dict[str, Any]:
+    """A curve with what the record says of its run; "seed" in its file is that of the draws."""
+    record = entry.record
+    keys = ("dataset", "simulated", "subject", "protocol", "encoder", "features", "aligned")
+    about = {key: record[key] for key in keys} | {"run_seed": record["seed"], "recipe": record["recipe"]["name"]}
+    return curve | about | {"target": record["recipe"].get("target", "embeddings")}
+
+
 def _curve(found: Sequence[tuple[Entry, dict[str, Any]]]) -> list[Html]:
-    entries, curves = [entry for entry, _ in found], [curve for _, curve in found]
+    entries, curves = [entry for entry, _ in found], [_known(entry, curve) for entry, curve in found]
     counts = sorted({number for curve in curves for number in curve["repetitions"]})
     rows: list[list[object]] = []
     for entry, curve in found:

@@ -1,6 +1,6 @@
 """Aligned encoders against their unaligned twins: differences with intervals and tests, never a p-value alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,8 @@ from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
 from alignvis.reports.entries import Entry, by_kind, command, missing, source
 from alignvis.reports.html import Html, element, join, paragraph, table
-from alignvis.reports.numbers import DASH, count, number, plain, points, several, share
-from alignvis.reports.protocol import named
+from alignvis.reports.numbers import DASH, count, number, pair, plain, points, several, share
+from alignvis.reports.protocol import named as called
 
 Row = dict[str, Any]
 
@@ -50,8 +50,14 @@ def _runs(row: Row) -> set[Path]:
     return {Path(pair[side]["run"]).resolve() for pair in row["runs"] for side in ("first", "second")}
 
 
-def differences(entries: Sequence[Entry], rows: Sequence[Row], notes: Sequence[str], root: Path) -> list[Html]:
-    """A table of comparisons for each kind of runs, what each subject did, and what was left out."""
+def differences(
+    entries: Sequence[Entry], rows: Sequence[Row], notes: Sequence[str], root: Path, *, named: bool = False
+) -> list[Html]:
+    """A table of comparisons for each kind of runs, what each subject did, and what was left out.
+
+    Args:
+        named: whether the page has another part, on what was compared by name.
+    """
     parts: list[Html] = []
     if not rows:
         aligned = sorted({entry.record["features"] for entry in entries if entry.record["aligned"]})
@@ -60,12 +66,16 @@ def differences(entries: Sequence[Entry], rows: Sequence[Row], notes: Sequence[s
         if aligned:
             names = ", ".join(aligned)
             why = f"No aligned encoder ({names}) has its unaligned twin beside it with scores of the same kind."
-        parts.append(missing(why, command(root, "compare" if aligned else "extract")))
+        if named:
+            below = element("a", "Compared", attributes={"href": "#compared"})
+            parts.append(element("p", why, " What was compared by name stands under ", below, "."))
+        else:
+            parts.append(missing(why, command(root, "compare" if aligned else "extract")))
     kinds = by_kind(entries)
     for some in kinds:
         mine = of_kind(rows, some)
         if mine and len(kinds) > 1:
-            parts.append(element("h3", named(some)))
+            parts.append(element("h3", called(some)))
         parts += _of_one_kind(mine, some) if mine else []
     if notes:
         parts.append(
@@ -106,9 +116,7 @@ def _tests(rows: Sequence[Row]) -> list[Html]:
         [
             join(row["first"]["features"], " − ", row["second"]["features"], element("br"), row["first"]["encoder"]),
             f"{points(row['difference'])} ({_ends(row['interval'])})",
-            _t(row["t"]),
-            _wilcoxon(row["wilcoxon"]),
-            _signs(row["permutation"]),
+            *tested(row, _ends),
         ]
         for row in rows
     ]
@@ -122,9 +130,14 @@ def _tests(rows: Sequence[Row]) -> list[Html]:
         "pictures seen by these subjects. With few subjects Wilcoxon's p cannot be small: the smallest that is "
         "possible stands beside it."
     )
+    return [table(title, head, lines), paragraph(f"{note} {few(rows)}".strip(), kind="note")]
+
+
+def few(rows: Sequence[Row]) -> str:
+    """What is to be known where there are few subjects; nothing where there are not."""
     if any(2 <= row["n_subjects"] < 5 for row in rows):
-        note += " Of fewer than five subjects who differ a bootstrap interval is too short; the t interval is safer."
-    return [table(title, head, lines), paragraph(note, kind="note")]
+        return "Of fewer than five subjects who differ a bootstrap interval is too short; the t interval is safer."
+    return ""
 
 
 def _by_subject(rows: Sequence[Row], entries: Sequence[Entry]) -> list[Html]:
@@ -209,13 +222,18 @@ def _p(found: Row) -> str:
     return f"p {plain(found['p'], 2)}, Holm {plain(found['p_holm'], 2)}"
 
 
-def _t(found: Row | None) -> Html:
+def tested(row: Row, ends: Callable[[Sequence[float]], str]) -> list[Html]:
+    """The cells of the tests of one comparison: t and Wilcoxon over subjects, signs over pictures."""
+    return [_t(row["t"], ends), _wilcoxon(row["wilcoxon"]), _signs(row["permutation"])]
+
+
+def _t(found: Row | None, ends: Callable[[Sequence[float]], str]) -> Html:
     if found is None:
         return join("one subject")
     if number(found["t"]) is None:
         return join("differences all equal")
-    ends = f"({_ends((found['low'], found['high']))})"
-    return join(f"t({found['df']}) = {found['t']:.2f}", element("br"), ends, element("br"), _p(found))
+    around = DASH if pair((found["low"], found["high"])) is None else f"({ends((found['low'], found['high']))})"
+    return join(f"t({found['df']}) = {found['t']:.2f}", element("br"), around, element("br"), _p(found))
 
 
 def _wilcoxon(found: Row | None) -> Html:

@@ -7,7 +7,7 @@ from html import escape
 from types import MappingProxyType
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-VOID = ("meta", "link", "img", "br", "hr", "col")
+VOID = ("meta", "link", "img", "br", "hr", "col", "wbr")
 # What is not shown as a character, or turns the direction of those that follow: it could make a name look like another.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
@@ -66,7 +66,7 @@ def table(caption: object, head: Sequence[str], rows: Sequence[Sequence[object]]
     """
     kinds = ["name" if place < names else "number" for place in range(len(head))]
     titles = (
-        element("th", title, attributes={"scope": "col", "class": kind})
+        element("th", _heading(title), attributes={"scope": "col", "class": kind})
         for title, kind in zip(head, kinds, strict=True)
     )
     lines = []
@@ -79,6 +79,12 @@ def table(caption: object, head: Sequence[str], rows: Sequence[Sequence[object]]
     label = re.sub(r"<[^>]*>", "", text(caption))  # no tag is left, and what was text is escaped already
     box = Html(f'<div class="wide" role="region" tabindex="0" aria-label="{label}">')
     return join(paragraph(caption, kind="caption"), box, element("table", *body), Html("</div>"))
+
+
+def _heading(title: str) -> Html:
+    """Words of a heading, of which none is taken apart at a hyphen."""
+    words = (element("span", word, attributes={"class": "whole"}) if "-" in word else word for word in title.split(" "))
+    return join(*words, between=" ")
 
 
 def picture(data: bytes, kind: str, alt: str, caption: object) -> Html:

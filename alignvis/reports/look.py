@@ -55,7 +55,8 @@ th, td { padding: .38rem .8rem .38rem 0; vertical-align: top; border-bottom: 1px
   font-weight: 400; }
 th:last-child, td:last-child { padding-right: .2rem; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--soft); vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; } thead .number { white-space: normal; min-width: 4rem; }
+.number { text-align: right; white-space: nowrap; } thead .number { white-space: normal; }
+.whole { white-space: nowrap; }
 .name { min-width: 5rem; max-width: 26rem; } tbody code { overflow-wrap: anywhere; }
 tbody tr:hover { background: var(--fill); }
 dl { margin: .8rem 0; } dl > div { display: grid; grid-template-columns: 11rem 1fr; gap: .2rem 1rem; padding: .4rem 0;
@@ -69,7 +70,8 @@ figure { margin: 1.4rem 0; } figcaption { margin-top: .5rem; max-width: 46rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; color: var(--soft);
   font-size: .875rem; }
 @media (max-width: 36rem) { dl > div { grid-template-columns: 1fr; } }
-@media (min-width: 76rem) { .page { display: grid; grid-template-columns: 12.5rem minmax(0, 1fr); column-gap: 3rem; }
+@media (min-width: 76rem) { .name { overflow-wrap: anywhere; } thead .name { overflow-wrap: normal; }
+  .page { display: grid; grid-template-columns: 12.5rem minmax(0, 1fr); column-gap: 3rem; }
   header, main, footer { grid-column: 2; } nav { grid-column: 1; grid-row: 1 / span 3; position: sticky; top: 1.25rem;
   align-self: start; max-height: calc(100vh - 2.5rem); overflow-y: auto; margin: 0; } }
 """

@@ -64,7 +64,7 @@ def _brain(entries: Sequence[Entry]) -> list[tuple[object, object]]:
     simulated = "; SIMULATED, no one was recorded" if record["simulated"] else ""
     rows: list[tuple[object, object]] = [
         ("Dataset", f"{record['dataset']} ({modality(entries[0])}{simulated})"),
-        ("Subjects", f"{len(subjects)}: {several(subjects)}"),
+        ("Subjects", f"{count(len(subjects), 'subject')} (number{'s' * (len(subjects) > 1)} {several(subjects)})"),
         ("Channels", _one(entries, [_channels(entry) for entry in entries])),
         ("Time", _one(entries, [_time(entry) for entry in entries])),
     ]
@@ -106,7 +106,11 @@ def _learning(entries: Sequence[Entry]) -> list[tuple[object, object]]:
         ("Training pictures", _one(entries, [f"{len(entry.record['split']['train']):,}" for entry in entries])),
         ("Held out for choices", _one(entries, [_held_out(entry) for entry in entries])),
         ("Recipe", _recipe(record["recipe"])),
-        ("Seeds", f"{len(seeds)}: {several(seeds) if min(seeds) >= 0 else ', '.join(map(str, seeds))}"),
+        (
+            "Seeds",
+            f"{count(len(seeds), 'seed')} (number{'s' * (len(seeds) > 1)} "
+            f"{several(seeds) if min(seeds) >= 0 else ', '.join(map(str, seeds))})",
+        ),
     ]
 
 

@@ -1,12 +1,13 @@
 """The question, and its answer in one sentence with numbers."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from alignvis import table
 from alignvis.reports.entries import Entry, by_encoder
 from alignvis.reports.html import Html, element, join, paragraph
 from alignvis.reports.numbers import DASH, count, interval, mean, percent
 from alignvis.reports.protocol import modality
-from alignvis.stats import student, wilson
 
 
 def question(entries: Sequence[Entry]) -> list[Html]:
@@ -33,24 +34,17 @@ def top1(entries: Sequence[Entry]) -> tuple[float, tuple[float, float] | None, i
     """Top-1 of runs that differ in subject and seed alone: mean over seeds first, then over subjects.
 
     Returns:
-        The share, its 95 % interval (t over three or more subjects, Wilson over pictures for one, none for two), and
-        the number of subjects; None without scores.
+        The share, its 95 % interval (by bootstrap over subjects and pictures, Wilson over pictures for one subject, as
+        in `alignvis eval`), and the number of subjects; None without scores.
     """
-    subjects: dict[int, list[float]] = {}
+    subjects: dict[int, list[dict[str, Any]]] = {}
     for entry in entries:
         if entry.scores:
-            subjects.setdefault(entry.record["subject"], []).append(entry.scores["top1"])
-    means = [mean(values) for values in subjects.values()]
-    middle = mean(means)
+            subjects.setdefault(entry.record["subject"], []).append(entry.scores)
+    middle = mean([mean([score["top1"] for score in seeds]) for seeds in subjects.values()])
     if middle is None:
         return None
-    known = [value for value in means if value is not None]
-    if len(known) == 1 and 0 <= middle <= 1:
-        n = next(entry.scores["n"] for entry in entries if entry.scores)
-        return middle, wilson(middle, n), 1
-    if len(known) > 2 and len(set(known)) > 1:
-        return middle, student(known), len(known)
-    return middle, None, len(known)
+    return middle, table.interval(list(subjects.values())), len(subjects)
 
 
 def best_answer(entries: Sequence[Entry]) -> list[Html]:
@@ -81,8 +75,10 @@ def kind_of(entries: Sequence[Entry]) -> str:
 
 def spread(ends: tuple[float, float] | None, subjects: int) -> str:
     """An interval with what it is over."""
-    over = "test pictures, one subject" if subjects == 1 else count(subjects, "subject")
-    return f"95 % interval {interval(ends)} % over {over}" if ends else f"mean of {over}, too few for an interval"
+    over = "over test pictures, one subject" if subjects == 1 else f"bootstrap over {subjects} subjects and pictures"
+    if ends is None:
+        return f"mean of {count(subjects, 'subject')}, who do not differ: no interval"
+    return f"95 % interval {interval(ends)} %, {over}"
 
 
 def shown(cards: Sequence[tuple[str, str, str]]) -> Html:

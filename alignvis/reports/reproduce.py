@@ -1,13 +1,18 @@
 """How to find the same again: commands, what the tables and weights are known by, versions, seconds."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from alignvis.errors import AlignvisError
+from alignvis.explanations.explain import read_explanation
 from alignvis.recipe import RECIPES, Recipe
+from alignvis.repetitions import read_curve
 from alignvis.reports.entries import Entry, command
 from alignvis.reports.html import Html, code, commands, element, join, paragraph, table
+from alignvis.reports.named import command_of
 from alignvis.reports.numbers import DASH, number, plain, several
 from alignvis.reports.protocol import changed
 from alignvis.runs import inputs_of
@@ -15,9 +20,24 @@ from alignvis.runs import inputs_of
 SHORT = 16  # digits of a digest that are shown where the whole of it stands in the record
 
 
-def reproduce(entries: Sequence[Entry], root: Path) -> list[Html]:
-    """Commands, runs, tables, versions and recipes."""
-    parts = [element("h3", "Commands"), commands(_commands(entries, root))]
+def reproduce(
+    entries: Sequence[Entry],
+    root: Path,
+    twins: Sequence[dict[str, Any]] = (),
+    named: Sequence[dict[str, Any]] = (),
+    together: bool = False,
+) -> list[Html]:
+    """Commands, runs, tables, versions and recipes.
+
+    Args:
+        twins, named: comparisons of the page, of aligned encoders with their twins and those asked for by name.
+        together: whether it shows committees.
+    """
+    made = [command(root, "compare")] if twins else []
+    made += dict.fromkeys(command_of(row, root) for row in named)
+    if together:
+        made.append(command(root, "eval", "--committee", *(entry.name for entry in entries if entry.scores)))
+    parts = [element("h3", "Commands"), commands(_commands(entries, root, made))]
     strange = [entry for entry in entries if not _known(entry.record["recipe"])]
     if strange:
         names = ", ".join(dict.fromkeys(entry.record["recipe"]["name"] for entry in strange))
@@ -33,13 +53,40 @@ def reproduce(entries: Sequence[Entry], root: Path) -> list[Html]:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-def _commands(entries: Sequence[Entry], root: Path) -> list[str]:
+def _commands(entries: Sequence[Entry], root: Path, made: Sequence[str]) -> list[str]:
     lines = [*dict.fromkeys(line for entry in entries for line in (_prepare(entry, root), _extract(entry, root)))]
     lines.sort(key=lambda line: " extract " in line)
     lines += _train(entries, root)
     names = [entry.name for entry in entries]
     lines.append(command(root, "eval", *names))
+    lines += _beside(entries, root)
+    lines += made
     lines.append(command(root, "report", *names))
+    return lines
+
+
+def _beside(entries: Sequence[Entry], root: Path) -> list[str]:
+    """The commands that left curves and explanations beside these runs."""
+    draws: dict[int, list[str]] = {}
+    for entry in entries:
+        with suppress(AlignvisError):  # the page has said so
+            curve = read_curve(entry.path, entry.record, entry.scores["queries_fingerprint"]) if entry.scores else None
+            if curve is not None:
+                draws.setdefault(curve["draws"], []).append(entry.name)
+    lines = [command(root, "eval", "--curve", "--draws", str(many), *names) for many, names in draws.items()]
+    explained: dict[tuple[bool, Any, Any], list[str]] = {}
+    for entry in entries:
+        if (entry.path / "explain.json").is_file():
+            with suppress(AlignvisError):
+                found = read_explanation(entry.path)[0]
+                about = found.get("occlusion") or {}
+                key = found.get("retrained") is not None, number(about.get("width")), number(about.get("step"))
+                explained.setdefault(key, []).append(entry.name)
+    for (retrained, width, step), names in explained.items():
+        words = ["--retrain"] * retrained
+        for option, value, usual in (("--width", width, 0.05), ("--step", step, 0.025)):
+            words += [option, f"{value:g}"] if value not in (None, usual) else []
+        lines.append(command(root, "explain", *words, *names))
     return lines
 
 

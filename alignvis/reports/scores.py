@@ -8,12 +8,16 @@ import numpy as np
 
 from alignvis.reports.entries import Entry, by_encoder, cited, command, marked, missing, source
 from alignvis.reports.html import Html, element, join, paragraph, table
-from alignvis.reports.numbers import DASH, mean, number, percent, plain, share
+from alignvis.reports.numbers import DASH, count, mean, number, percent, plain
+from alignvis.reports.numbers import interval as shown
 from alignvis.reports.protocol import averaged, named
-from alignvis.stats import student, wilson
+from alignvis.scoring import gives_same_answer
+from alignvis.stats import wilson
+from alignvis.table import interval
 
 HEAD = ("brain encoder", "embedding", "subject", "seeds")
-Column = tuple[str, Callable[[dict[str, Any]], Any], Callable[[Any], str]]
+Find = Callable[[dict[str, Any]], dict[str, Any]]
+Column = tuple[str, Callable[[dict[str, Any]], Any], str, Find]  # title, value, kind, and the part of scores it is of
 
 
 def tables(kinds: Sequence[Sequence[Entry]], root: Path) -> list[Html]:
@@ -21,8 +25,9 @@ def tables(kinds: Sequence[Sequence[Entry]], root: Path) -> list[Html]:
     parts = [
         paragraph("All shares are per cent. ", Html("● aligned to human similarity judgements, ○ not aligned. "),
                   "Rows of one subject: mean over seeds ± SD over seeds, 95 % Wilson interval over test pictures. Rows "
-                  "of all subjects: mean over subjects, 95 % t interval over subjects where there are three or more. "
-                  "Numbers in brackets are the runs, listed at the end.", kind="note"),
+                  "of all subjects: mean over subjects, 95 % interval by bootstrap over subjects and pictures, which "
+                  "is too short for fewer than five subjects; from picture to brain it has none. "
+                  "MRR: mean of one over the rank. Numbers in brackets are the runs, listed at the end.", kind="note"),
     ]  # fmt: skip
     for entries in kinds:
         if len(kinds) > 1:
@@ -47,8 +52,24 @@ def _of_one_kind(entries: Sequence[Entry], root: Path) -> list[Html]:
     parts += [_table(join(element("strong", "From brain to picture."), f" Which picture was seen? {about}."), scored,
                      [_top1(lambda scores: scores, "top1"), *_usual(lambda scores: scores)], _chance(gallery)),
               source("scores.json", scored)]  # fmt: skip
+    parts += _same_answer(scored)
     parts += _optional(scored, root, gallery)
     return parts
+
+
+def _same_answer(scored: Sequence[Entry]) -> list[Html]:
+    """Say which runs named nearly always the same picture: their scores are no measure of the brain."""
+    poor = [entry for entry in scored if gives_same_answer(entry.scores or {})]
+    if not poor:
+        return []
+    most, n = max((entry.scores or {})["answers"] for entry in poor), max((entry.scores or {})["n"] for entry in poor)
+    runs = f"Run{'s' * (len(poor) > 1)} "
+    words = (
+        f" named {'at most' if len(poor) > 1 else 'only'} {count(most, 'picture')}{' each' * (len(poor) > 1)} for "
+        f"{n:,} responses: nearly always the same answer, so from response to picture nothing was learned."
+    )
+    said = join(element("strong", "NEARLY ALWAYS THE SAME PICTURE. "), runs, cited(poor), words)
+    return [element("div", paragraph(said), attributes={"class": "warn", "role": "note"})]
 
 
 def _optional(scored: Sequence[Entry], root: Path, gallery: int) -> list[Html]:
@@ -152,18 +173,18 @@ def _within(*keys: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def _top1(find: Callable[[dict[str, Any]], dict[str, Any]], key: str) -> Column:
-    return "top-1 (95 % interval)", lambda scores: find(scores).get(key), "with interval"
+    return "top-1 (95 % interval)", lambda scores: find(scores).get(key), "with interval", find
 
 
 def _share(title: str, find: Callable[[dict[str, Any]], dict[str, Any]], key: str) -> Column:
-    return title, lambda scores: find(scores).get(key), "share"
+    return title, lambda scores: find(scores).get(key), "share", find
 
 
 def _usual(find: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Column]:
     columns = [_share(f"top-{k}", find, f"top{k}") for k in (3, 5, 10)]
     columns.append(_share("pairwise", find, "pairwise"))
-    columns.append(("median rank", lambda scores: find(scores).get("median_rank"), "number"))
-    columns.append(("mean reciprocal rank", lambda scores: find(scores).get("mrr"), "number"))
+    columns.append(("median rank", lambda scores: find(scores).get("median_rank"), "number", find))
+    columns.append(("MRR", lambda scores: find(scores).get("mrr"), "number", find))
     return columns
 
 
@@ -202,7 +223,7 @@ def _value(column: Column, entry: Entry) -> float | None:
     return number(column[1](entry.scores or {}))
 
 
-def _over_seeds(column: Column, entries: Sequence[Entry]) -> str:
+def _over_seeds(column: Column, entries: Sequence[Entry]) -> str | Html:
     values = [_value(column, entry) for entry in entries]
     middle = mean(values)
     if middle is None:
@@ -212,16 +233,27 @@ def _over_seeds(column: Column, entries: Sequence[Entry]) -> str:
     spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     if column[2] == "share" or not 0 <= middle <= 1:
         return percent(middle, unit=False) + spread
-    return percent(middle, unit=False) + spread + share(None, wilson(middle, (entries[0].scores or {})["n"]))[1:]
+    return join(percent(middle, unit=False), spread, _around(wilson(middle, (entries[0].scores or {})["n"])))
 
 
-def _over_subjects(column: Column, subjects: Sequence[Sequence[Entry]]) -> str:
+def _around(ends: tuple[float, float] | None) -> Html:
+    """An interval, on a line of its own where there is little room."""
+    return join("" if ends is None else join(" ", Html("<wbr>"), f"({shown(ends)})"))
+
+
+def _over_subjects(column: Column, subjects: Sequence[Sequence[Entry]]) -> str | Html:
     means = [mean([_value(column, entry) for entry in entries]) for entries in subjects]
     middle = mean(means)
     if middle is None:
         return DASH
     if column[2] == "number":
         return plain(middle)
-    known = [value for value in means if value is not None]
-    enough = column[2] != "share" and len(known) > 2 and len(set(known)) > 1
-    return share(middle, student(known)) if enough else percent(middle, unit=False)
+    if column[2] == "share":
+        return percent(middle, unit=False)
+    found = [[column[3](entry.scores or {}) for entry in entries] for entries in subjects]
+    ranked = all("ranks" in one for seeds in found for one in seeds)
+    about = [
+        [(entry.scores or {}) | one for entry, one in zip(entries, seeds, strict=True)]
+        for entries, seeds in zip(subjects, found, strict=True)
+    ]
+    return join(percent(middle, unit=False), _around(interval(about)) if ranked else "")

@@ -9,11 +9,13 @@ from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.reports.analyses import analyses
+from alignvis.reports.committees import committees, read_committees
 from alignvis.reports.curves import overview, repetitions, training
 from alignvis.reports.differences import answers, compared, differences, of_kind
 from alignvis.reports.entries import Entry, by_kind, read_entries
 from alignvis.reports.html import Html, element, join, paragraph
 from alignvis.reports.maps import explanations, retrieved
+from alignvis.reports.named import named_comparisons, read_named
 from alignvis.reports.numbers import count
 from alignvis.reports.page import Section, page, simulated
 from alignvis.reports.protocol import named, protocol
@@ -88,18 +90,31 @@ def _sections(entries: list[Entry], root: Path) -> list[tuple[str, str, Callable
     """Name, heading and maker of every part, in order; one that comes out empty is left out."""
     kinds = by_kind(entries)
     rows, notes = compared(entries, root)
+    named_rows, left_out = read_named(entries, root, rows)
+    together, unproved = read_committees(entries, root)
     return [
         ("answer", "The answer", lambda: _answer(kinds, rows)),
         ("protocol", "The protocol", lambda: protocol(kinds)),
-        ("scores", "Scores", lambda: [*overview(entries), *tables(kinds, root)]),
-        ("twins", "Aligned against twin", lambda: differences(entries, rows, notes, root)),
+        ("scores", "Scores", lambda: _scores(entries, kinds, root, together, unproved)),
+        ("twins", "Aligned against twin", lambda: differences(entries, rows, notes, root, named=bool(named_rows))),
+        ("compared", "Compared", lambda: named_comparisons(named_rows, left_out)),
         ("repetitions", "What repetitions bring", lambda: repetitions(entries, root)),
         ("training", "Training", lambda: training(entries)),
         ("maps", "When, where and in which band", lambda: explanations(entries, root)),
         ("pictures", "What pictures were taken for", lambda: retrieved(entries, root)),
         ("analyses", "Without a decoder", lambda: analyses(entries, root)),
-        ("reproduce", "How to reproduce it", lambda: reproduce(entries, root)),
+        ("reproduce", "How to reproduce it", lambda: reproduce(entries, root, rows, named_rows, bool(together))),
     ]
+
+
+def _scores(
+    entries: Sequence[Entry],
+    kinds: Sequence[Sequence[Entry]],
+    root: Path,
+    together: Sequence[tuple[dict[str, Any], list[Entry]]],
+    unproved: Sequence[str],
+) -> list[Html]:
+    return [*overview(entries), *tables(kinds, root), *committees(together, unproved)]
 
 
 def _answer(kinds: Sequence[Sequence[Entry]], rows: Sequence[dict[str, Any]]) -> list[Html]:
