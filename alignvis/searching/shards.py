@@ -228,15 +228,13 @@ def ids_of(path: Path) -> list[str]:
 
 
 def holder(tables: Sequence[Table], row: int) -> Table:
-    """The table that holds a row of the gallery."""
+    """The table that holds a row of the gallery: the last to begin by then, as an empty one begins with the next."""
     return tables[int(np.searchsorted([table.first for table in tables], row, side="right")) - 1]
 
 
 def vectors_at(tables: Sequence[Table], rows: Sequence[int]) -> NDArray[np.float32]:
     """Read single rows of a gallery: (rows, dim)."""
     found = np.empty((len(rows), tables[0].shard.dim), np.float32)
-    # empty tables share their first row with the next one, and hold nothing
-    tables = [table for table in tables if table.shard.rows]
     with ExitStack() as opened:
         files: dict[Path, Any] = {}
         for place in np.argsort(rows, kind="stable"):
@@ -295,8 +293,7 @@ def _check_same(tables: Sequence[Table], earlier: NDArray[np.int64], later: NDAr
         one, two = (vectors_at(tables, rows.tolist()).astype(np.float64) for rows in pair)
         apart = ~(np.linalg.norm(one - two, axis=1) <= ALIKE * np.linalg.norm(one, axis=1))
         for place in np.flatnonzero(apart)[:1]:
-            tables_ = [table for table in tables if table.shard.rows]
-            places = [holder(tables_, int(rows[place])) for rows in pair]
+            places = [holder(tables, int(rows[place])) for rows in pair]
             image = ids_of(places[1].path)[int(pair[1][place]) - places[1].first]
             raise AlignvisError(
                 f"{places[0].path} and {places[1].path} both name the image {image!r}, and their vectors of it differ, "
