@@ -79,6 +79,8 @@ def test_ranks_stand_in_the_order_of_the_ids_whatever_that_of_the_table(root):
     write_responses(root / TABLE, old.train, old.test[order], ids)
     shuffled, kept = evaluate_run(train(root, "shuffled")), files.read_json(root / "runs/one/scores.json")
     assert shuffled["ranks"] == kept["ranks"] and shuffled["images_sha256"] == kept["images_sha256"]
+    (read,) = score_all(root, [Path("shuffled")])  # and follows from similarities in the order of the table
+    assert len(set(read["ranks"])) > 1 and read["ranks"] == shuffled["ranks"]
 
 
 # --- leakage ---------------------------------------------------------------------------------------------------------
@@ -326,6 +328,23 @@ def test_a_note_is_said_once_however_many_runs_it_is_about(root):
     assert (
         "and 2 more runs named at most 1 picture each for 40 responses: from response to picture they have" in said[1]
     )
+
+
+def test_a_name_of_no_run_hides_no_other_and_what_comes_next_is_named(root):
+    train(root, "two", seed=4)
+    words = ["--root", str(root), "eval", "nothing", "tw", "--committee"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and "seeds" in result.stdout
+    assert "there is no run nothing; of the 2 in" in result.stderr and "(and 1 more)" in result.stderr
+    result = CliRunner().invoke(main, words[:3] + ["nothing", "--committee"])
+    assert result.exit_code == 1 and "there is no run nothing; of the 2 in" in result.stderr and not result.stdout
+    result = CliRunner().invoke(main, words[:3])
+    assert f"next: alignvis --root {root} report" in result.stderr  # nothing aligned stands beside a twin
+    for name, aligned in (("one", False), ("two", True)):
+        for file in ("record.json", "scores.json"):
+            path = root / "runs" / name / file
+            files.write_json(path, files.read_json(path) | {"aligned": aligned})
+    assert f"next: alignvis --root {root} compare" in CliRunner().invoke(main, words[:3]).stderr
 
 
 def test_options_that_make_no_sense_are_refused(root):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from alignvis import terminal
+from alignvis.cli.pictures import _subjects
+from alignvis.cli.recordings import _simulated
 from alignvis.cli.scores import _within
 from alignvis.terminal import Numbers, Screen, typed
 
@@ -101,3 +103,14 @@ def test_curves_of_many_runs_are_one_bar_that_says_which_and_moves_within_each(c
 def test_numbers_are_typed_as_they_are_read(numbers, text):
     assert typed(numbers) == text
     assert not text or Numbers().convert(text, None, None) == tuple(sorted(numbers))
+
+
+def test_the_next_command_is_about_all_subjects_that_there_are(tmp_path, capsys):
+    _simulated(screen(), "nsd", lambda out, **_: {}, tmp_path, (1, 2, 3, 7), {})
+    assert capsys.readouterr().err.rstrip().endswith(f"prepare nsd --raw {tmp_path / 'raw'} --subject 1-3,7")
+    assert _subjects(tmp_path) == "1"
+    for name in ("a/sub-01", "a/sub-02", "b/sub-02", "b/sub-04", "b/other", "b/sub-x"):
+        path = tmp_path / "responses" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert _subjects(tmp_path) == "1-2,4"

@@ -59,7 +59,10 @@ def evaluate(
     if curve:
         _curves(screen, [Path(score["run"]) for score in scores], draws, overwrite, device, broken)
     if committee and scores:
-        _committees(screen, [Path(score["run"]) for score in scores], device)
+        try:
+            _committees(screen, [Path(score["run"]) for score in scores], device)
+        except AlignvisError as error:
+            broken.append(error)  # the first that was wrong is told first
     if broken:
         raise AlignvisError(f"{broken[0]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""))
     both = len({score["aligned"] for score in scores}) > 1
