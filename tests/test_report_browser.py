@@ -92,6 +92,23 @@ def test_every_picture_is_shown(browser, address):
     assert browser.value("Array.from(document.images).every(one => one.complete && one.naturalWidth > 100)")
 
 
+def test_tables_of_scores_are_whole_on_a_desk_with_names_and_spreads_as_long_as_they_get(browser, address):
+    browser.look(DESK)
+    browser.open(address)
+    widths = browser.value("""Array.from(document.querySelectorAll('.wide')).slice(0, 2).map(box => {
+        for (const row of box.querySelectorAll('tbody tr')) {
+            const cells = Array.from(row.children), last = cells.length - 1;
+            const spread = '51.0 <wbr>± 12.3';
+            const said = ['eegconformer', '●&nbsp;harmonization_vitb16_imagenet_noalign', 'all 10', '5'];
+            const held = [`${spread} <wbr>(22.8 to 40.6)`, spread, spread, spread, spread];
+            [...said, ...held].forEach((words, place) => { cells[place].innerHTML = words; });
+            cells[last].innerHTML = '[1–5, <wbr>11–15, <wbr>21–25]';
+        }
+        return [box.scrollWidth, box.clientWidth, box.querySelectorAll('thead th').length];
+    })""")
+    assert all(inner <= outer and columns == 12 for inner, outer, columns in widths) and len(widths) == 2, widths
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_words_can_be_read_in_light_and_in_dark(browser, address, dark, tmp_path):
     """WCAG 2.1: 4.5 to 1 between words and what is behind them; figures stand on white in both."""

@@ -33,7 +33,7 @@ def read_committees(entries: Sequence[Entry], root: Path) -> tuple[list[tuple[Ro
     path = root / "results" / "committees.json"
     if not path.is_file():
         return [], []
-    again = f"make it again with: {command(root, 'eval', '--committee', '--overwrite')}"
+    again = f"make it again with: {command(root, 'eval', '--committee')}"
     try:
         found = files.read_json(path)
     except AlignvisError as error:

@@ -131,9 +131,10 @@ def by_encoder(entries: Sequence[Entry]) -> dict[tuple[Any, ...], list[Entry]]:
 def cited(entries: Sequence[Entry]) -> Html:
     """Numbers of runs, each leading to what the page says of it last."""
     if len(entries) > 6:
-        return Html(f"[{several([entry.number for entry in entries]).replace('-', '–').replace(',', ', ')}]")
+        shown = several([entry.number for entry in entries]).replace("-", "–")
+        return join("[", join(*shown.split(","), between=Html(", <wbr>")), "]")
     links = [element("a", str(entry.number), attributes={"href": f"#run-{entry.number}"}) for entry in entries]
-    return join("[", join(*links, between=", "), "]")
+    return join("[", join(*links, between=Html(", <wbr>")), "]")
 
 
 def marked(entry: Entry) -> Html:

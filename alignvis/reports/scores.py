@@ -230,10 +230,12 @@ def _over_seeds(column: Column, entries: Sequence[Entry]) -> str | Html:
         return DASH
     if column[2] == "number":
         return plain(middle)
-    spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    shown_mean = join(percent(middle, unit=False))
+    if len(values) > 1:
+        shown_mean = join(shown_mean, " ", Html("<wbr>"), f"± {100 * np.std(values, ddof=1):.1f}")
     if column[2] == "share" or not 0 <= middle <= 1:
-        return percent(middle, unit=False) + spread
-    return join(percent(middle, unit=False), spread, _around(wilson(middle, (entries[0].scores or {})["n"])))
+        return shown_mean
+    return join(shown_mean, _around(wilson(middle, (entries[0].scores or {})["n"])))
 
 
 def _around(ends: tuple[float, float] | None) -> Html:
