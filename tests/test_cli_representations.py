@@ -29,7 +29,7 @@ def test_rsa_writes_numbers_and_figure_and_names_the_next_command(root):
     found = run(root, "rsa", "--subject", "1-2")
     assert found.exit_code == 0, found.output
     assert "tiny (SIMULATED), subjects 1, 2: 40 test images" in found.stdout
-    assert f"next: alignvis --root {root} encode --subject 1,2" in found.stderr
+    assert f"next: alignvis --root {root} encode --subject 1,2" in found.stderr and "does not show" not in found.stderr
     path = root / "results" / "rsa_tiny_sub-01-02.json"
     stored = json.loads(path.read_text())
     assert stored["analysis"] == "rsa" and path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
@@ -45,7 +45,9 @@ def test_encode_writes_maps_beside_and_their_fingerprint(root, tmp_path):
     found = run(root, "encode", "--subject", "1", "--features", "lowlevel", "--out", str(out), "--json")
     assert found.exit_code == 0, found.output
     printed, stored = json.loads(found.stdout), json.loads(out.with_suffix(".json").read_text())
-    assert printed["figure"] == str(out) and out.read_text().startswith("<?xml")
+    assert f"next: alignvis --root {root} report\n" in found.stderr  # and not rsa again
+    told = f"`alignvis report` does not show it, as it takes encoding_*.json in {root / 'results'} alone"
+    assert told in found.stderr and printed["figure"] == str(out) and out.read_text().startswith("<?xml")
     assert stored["maps_sha256"] == store.fingerprint(out.with_suffix(".safetensors"))
     document, maps = read_maps(out.with_suffix(".safetensors"))
     assert document["simulated"] is True and maps["sub-01.lowlevel.r"].shape == (3, 8)

@@ -54,8 +54,10 @@ def test_a_similarity_figure_says_what_it_shows(similar):
         "SIMULATED",
         "time after the picture came on (ms)",
         "Spearman r",
-        "noise ceiling (other subjects)",
-        "noise ceiling (halves of repetitions)",
+        "noise ceiling (lower to upper bound)",
+        "lower bound (other subjects)",
+        "noise ceiling of one subject (halves)",
+        "1/√2 = 0.71 even where nothing",
         "a (aligned to people)",
         "2 subjects; 20 test images, 4 repetitions averaged, 190 pairs",
     ):
@@ -112,6 +114,10 @@ def test_an_encoding_figure_has_maps_of_one_scale_and_heads(encoded):
     assert np.isclose(images[0].get_clim()[1], max(expected.max(), mean_map(result, maps, "b.r").max()))
     ticks = [label.get_text() for label in images[0].axes.get_yticklabels()]
     assert ticks[0].startswith(("Fp", "AF")) and ticks[-1] in ("O1", "Oz", "O2")
+    for image, row in zip(images, result["features"], strict=True):  # as the table: the best mean over the region
+        marks = [line.get_xdata()[0] for line in image.axes.get_lines() if line.get_linestyle() == "--"]
+        assert marks == [1000 * row["peak"]["time"]]
+        assert f"{1000 * row['peak']['time']:.0f} ms" in text
     row = list(ELECTRODES).index(ticks[-1])
     assert np.allclose(shown[-1], expected[row])
 
@@ -156,7 +162,7 @@ def test_one_time_is_a_point_with_its_interval_and_a_histogram_of_voxels(encoded
     bounds = {key: similar["ceiling"]["subjects"][key][5:6] for key in ("lower", "upper")}
     ceiling = {"subjects": bounds, "repetitions": None}
     text = words(draw_rsa({**similar, "times": None, "features": rows, "ceiling": ceiling}))
-    assert "noise ceiling (other subjects)" in text and "came on" not in text
+    assert "lower bound (other subjects)" in text and "came on" not in text
 
 
 def test_what_is_not_known_is_a_gap(similar):
@@ -174,10 +180,12 @@ def test_tables_say_what_the_numbers_are_of(similar, encoded):
     peak = similar["features"][0]["peak"]
     assert f"{peak['r']:.3f}" in text and f"{1000 * peak['time']:.0f}" in text and "a minus b" in text
     lower, upper = peak["ceiling"]["lower"], peak["ceiling"]["upper"]
-    assert f"{lower:.3f} to {upper:.3f}" in text
+    assert f"{lower:.3f} to {upper:.3f}" in text and "about 0.71 (1/sqrt(2)) even where they share nothing" in text
     text = encoding_table(encoded[0])
     best = encoded[0]["features"][0]["by_subject"][1]["best"]
     assert f"{best['r']:.3f} {best['channel']}" in " ".join(text.split()) and "ridge fitted to 30 training" in text
+    assert "share of all channels x times whose correlation is above chance" in text and "% p <= 0.05" in text
+    assert "highest mean over occipital channels, as the figure's dashed line" in text
     assert "concepts of test images are those of training images too" in text
 
 

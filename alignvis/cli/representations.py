@@ -98,7 +98,7 @@ def rsa(
     files.write_json(figure.with_suffix(".json"), result)
     save(draw_rsa(result), figure)
     screen.result({**result, "figure": str(figure)}, rsa_table(result))
-    screen.say(f"wrote {figure.with_suffix('.json')} and drew {figure}")
+    screen.say(f"wrote {figure.with_suffix('.json')} and drew {figure}{_unseen(screen.root, figure, 'rsa')}")
     screen.following(f"encode {_same(subjects, dataset, features)}")
 
 
@@ -147,8 +147,9 @@ def encode(
     files.write_json(figure.with_suffix(".json"), result)
     save(draw_encoding(result, maps), figure)
     screen.result({**result, "figure": str(figure)}, encoding_table(result))
-    screen.say(f"wrote {figure.with_suffix('.json')} and its maps {beside}, and drew {figure}")
-    screen.following(f"rsa {_same(subjects, dataset, features)}")
+    unseen = _unseen(screen.root, figure, "encoding")
+    screen.say(f"wrote {figure.with_suffix('.json')} and its maps {beside}, and drew {figure}{unseen}")
+    screen.following("report")
 
 
 def _place(root: Path, what: str, study: "Study", out: Path | None, overwrite: bool, beside: Sequence[str]) -> Path:
@@ -164,6 +165,14 @@ def _place(root: Path, what: str, study: "Study", out: Path | None, overwrite: b
         if path.exists() and not overwrite:
             raise AlignvisError(f"{path} is there already; replace it with --overwrite, or choose another --out")
     return out
+
+
+def _unseen(root: Path, figure: Path, what: str) -> str:
+    """What to know of a place where `report` does not look."""
+    folder = root / "results"
+    if figure.parent.resolve() == folder.resolve() and figure.name.startswith(f"{what}_"):
+        return ""
+    return f"; `alignvis report` does not show it, as it takes {what}_*.json in {folder} alone"
 
 
 def _same(subjects: Sequence[int], dataset: str | None, features: Sequence[str]) -> str:

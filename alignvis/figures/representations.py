@@ -135,10 +135,11 @@ def _curves(
     reach = [-0.5, len(curves) - 0.5] if one else across  # of one time each embedding has a place of its own
     if across_subjects is not None:
         low, high = (np.resize(_numbers(bound), len(reach)) for bound in across_subjects)
-        ax.fill_between(reach, low, high, color=QUIET, alpha=0.25, lw=0, label="noise ceiling (other subjects)")
+        ax.fill_between(reach, low, high, color=QUIET, alpha=0.2, lw=0, label="noise ceiling (lower to upper bound)")
+        ax.plot(reach, low, color=QUIET, lw=1, label="lower bound (other subjects)")
     if of_repetitions is not None:
         top = np.resize(_numbers(of_repetitions), len(reach))
-        ax.plot(reach, top, color=QUIET, lw=1, ls="-.", label="noise ceiling (halves of repetitions)")
+        ax.plot(reach, top, color=QUIET, lw=1, ls="-.", label="noise ceiling of one subject (halves)")
     ax.axhline(0, color=QUIET, lw=1, ls=":")
     for place, (row, values, (lower, upper)) in enumerate(curves):
         look = _look(row, place, rows)
@@ -194,7 +195,7 @@ def mean_map(result: Mapping[str, Any], maps: Mapping[str, NDArray[np.floating]]
 
 
 def _maps(figure: Any, result: Mapping[str, Any], rows: Sequence[Row], maps: Mapping[str, Any]) -> None:
-    """A row an embedding: channels and times, and the head at the best time; one scale of colours for all."""
+    """A row an embedding: channels and times, and the head at the curve's best time; one scale of colours for all."""
     names, times = list(result["channel_names"]), 1000 * np.asarray(result["times"])
     order, ordered = _front_to_back(names)
     values = [mean_map(result, maps, f"{row['features']}.r") for row in rows]
@@ -217,12 +218,17 @@ def _maps(figure: Any, result: Mapping[str, Any], rows: Sequence[Row], maps: Map
         ax.set_ylabel("channels, front to back" if ordered else "channels")
         ax.set_title(_name(row), loc="left")
         if beside:
-            best = int(one.mean(axis=0).argmax())
+            best = _marked(row)
             scalp_map(beside[0], one[:, best], names, limits=limits)
             beside[0].set_title(f"{times[best]:.0f} ms")
             ax.axvline(times[best], color="white", lw=1, ls="--")
     _time_axis(axes[-1, 0], result["times"])
     figure.colorbar(image, ax=axes, label="Pearson r (0 and below: darkest)", extend="min", shrink=0.8, pad=0.02)
+
+
+def _marked(row: Row) -> int:
+    """The sample whose map is drawn: that of the curve's highest point, which the table names too."""
+    return int(row["peak"]["sample"])
 
 
 def _front_to_back(names: Sequence[str]) -> tuple[list[int], bool]:
@@ -300,8 +306,22 @@ def _rsa_words(result: Mapping[str, Any], panels: Sequence[Sequence[Row]]) -> li
         f"{_said_subjects(result)}, {result['pairs']:,} pairs.",
         metrics,
         *_common_words(result),
+        *_ceiling_words(result),
         *_left_out(result, sum(map(len, panels))),
     ]
+
+
+def _ceiling_words(result: Mapping[str, Any]) -> list[str]:
+    """How to read the ceilings: one of them is far above 0 even where nothing is shared."""
+    words, count = [], len(result["subjects"])
+    if result["ceiling"]["subjects"]:
+        words.append(
+            f"Noise ceiling of {count} subjects: the lower bound is by the mean of the others; the mean of the upper one "
+            f"has the subject itself in it, so it is about 1/√{count} = {count**-0.5:.2f} even where nothing is shared."
+        )
+    if result["ceiling"]["repetitions"]:
+        words.append("By halves: of what is each subject's own too, so it may lie higher.")
+    return words
 
 
 def _encoding_words(result: Mapping[str, Any], shown: Sequence[Row]) -> list[str]:
@@ -310,6 +330,7 @@ def _encoding_words(result: Mapping[str, Any], shown: Sequence[Row]) -> list[str
         f"{_said_subjects(result)}; ridge from {result['target']} fitted to {trained} training images.",
         *_common_words(result),
     ]
-    if shown and len(result["subjects"]) > 1:
-        words.append("Maps: mean over subjects.")
+    if shown:
+        mean = "Maps: mean over subjects; head" if len(result["subjects"]) > 1 else "Head"
+        words.append(f"{mean} and dashed line: time of the highest mean over {result['region']} channels.")
     return words + (_left_out(result, len(shown)) if shown else [])

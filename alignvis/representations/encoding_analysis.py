@@ -172,16 +172,20 @@ def _encode(
     name, by_subject, maps, made = table.document["encoder"], [], {}, None
     curves, drawn, null = [], [], []
     for place, subject in enumerate(study.subjects):
-        made = _design(study, table, place, folds, seed, progress, made)
-        predicted, alpha, explained = _predicted(study, table, place, made[1], alphas, progress)
+
+        def told(done: int, total: int, what: str, of: str = f"subject {subject}, {name}") -> None:
+            progress(done, total, f"{what}, {of}")
+
+        made = _design(study, table, place, folds, seed, told, made)
+        predicted, alpha, explained = _predicted(study, table, place, made[1], alphas, told)
         values, limit = measured[place]
         r = encoding.correlate(predicted, values)
-        progress(0, 2, f"chance and spread, subject {subject}, {name}")
+        told(0, 2, "chance and spread")
         shuffled = encoding.shuffled_correlations(predicted, values, permutations, seed)
-        progress(1, 2, f"chance and spread, subject {subject}, {name}")
+        told(1, 2, "chance and spread")
         p = rsa.family_wise(r, shuffled)
         again = encoding.drawn_correlations(predicted, values, draws, seed)
-        progress(2, 2, f"chance and spread, subject {subject}, {name}")
+        told(2, 2, "chance and spread")
         shape = _shape(study, place)
         maps[f"sub-{subject:02d}.{name}.r"] = r.reshape(shape).astype(np.float32)
         maps[f"sub-{subject:02d}.{name}.p"] = p.reshape(shape).astype(np.float32)

@@ -14,9 +14,19 @@ def rsa_table(result: Mapping[str, Any]) -> str:
             *_differences(result),
             "the test images are taken, as they have the most repetitions; nothing is fitted to them",
             *_reading(result),
-            "ceiling: by other subjects, lower to upper, or by halves of the repetitions (halves)",
+            *_ceilings(result),
         ]
     )
+
+
+def _ceilings(result: Mapping[str, Any]) -> list[str]:
+    count = len(result["subjects"])
+    if result["ceiling"]["subjects"] is None:
+        return ["ceiling: by halves of the repetitions (halves)"]
+    return [
+        f"ceiling: lower bound by the mean of the other subjects, upper bound by the mean of all {count}, which is "
+        f"about {count**-0.5:.2f} (1/sqrt({count})) even where they share nothing"
+    ]
 
 
 def encoding_table(result: Mapping[str, Any]) -> str:
@@ -33,10 +43,12 @@ def encoding_table(result: Mapping[str, Any]) -> str:
         *_columns([["features", "aligned", "r", "95 % interval", "p", *_TIMES, "ceiling"], *rows]),
         *_differences(result),
         "",
-        *_columns([["features", "subject", "best r", "channel", "ms", "p", "ceiling", "% above chance"], *best]),
+        *_columns([["features", "subject", "best r", "channel", "ms", "p", "ceiling", "% p <= 0.05"], *best]),
         *_reading(result),
-        "ceiling: by halves of the test repetitions, and how much of it is reached; best r and % above chance are of "
-        "all channels and times, their p corrected for all of both",
+        f"ceiling: by halves of the test repetitions, and how much of it is reached; at ms: highest mean over "
+        f"{result['region']} channels, as the figure's dashed line",
+        "best r, ms: of the one best of all channels and times; % p <= 0.05: share of all channels x times whose "
+        "correlation is above chance, p corrected for all of both",
     ]
     if result["shared_concepts"]:
         lines.append(f"note: {result['shared_concepts']} concepts of test images are those of training images too")
