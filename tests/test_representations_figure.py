@@ -56,8 +56,8 @@ def test_a_similarity_figure_says_what_it_shows(similar):
         "Spearman r",
         "noise ceiling (lower to upper bound)",
         "lower bound (other subjects)",
-        "noise ceiling of one subject (halves)",
-        "1/√2 = 0.71 even where nothing",
+        "noise ceiling within subjects (halves)",
+        "1/√2 = 0.71 even",
         "a (aligned to people)",
         "2 subjects; 20 test images, 4 repetitions averaged, 190 pairs",
     ):

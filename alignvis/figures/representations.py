@@ -29,7 +29,7 @@ PAD = 0.12  # inches at both sides: what the layout misjudges of labels stays on
 PANEL = 2.5  # inches, height of a panel
 LINES = 5  # curves in a panel
 PAIRS = 4  # pairs of an aligned encoder and its twin that are drawn, and maps
-LETTERS = 116  # of a caption's line
+LETTERS = 110  # of a caption's line
 TICKS = 12  # channels that are named beside a map
 
 Row = Mapping[str, Any]
@@ -139,7 +139,7 @@ def _curves(
         ax.plot(reach, low, color=QUIET, lw=1, label="lower bound (other subjects)")
     if of_repetitions is not None:
         top = np.resize(_numbers(of_repetitions), len(reach))
-        ax.plot(reach, top, color=QUIET, lw=1, ls="-.", label="noise ceiling of one subject (halves)")
+        ax.plot(reach, top, color=QUIET, lw=1, ls="-.", label="noise ceiling within subjects (halves)")
     ax.axhline(0, color=QUIET, lw=1, ls=":")
     for place, (row, values, (lower, upper)) in enumerate(curves):
         look = _look(row, place, rows)
@@ -316,8 +316,9 @@ def _ceiling_words(result: Mapping[str, Any]) -> list[str]:
     words, count = [], len(result["subjects"])
     if result["ceiling"]["subjects"]:
         words.append(
-            f"Noise ceiling of {count} subjects: the lower bound is by the mean of the others; the mean of the upper one "
-            f"has the subject itself in it, so it is about 1/√{count} = {count**-0.5:.2f} even where nothing is shared."
+            f"Noise ceiling of {count} subjects: the lower bound is by the mean of the others; the mean of the upper "
+            f"one has the subject itself in it, so it is about 1/√{count} = {count**-0.5:.2f} even where nothing is "
+            "shared."
         )
     if result["ceiling"]["repetitions"]:
         words.append("By halves: of what is each subject's own too, so it may lie higher.")
