@@ -109,13 +109,15 @@ def test_squares_that_overflow_or_vanish():
         same(nearest(queries, [gallery.numpy()], 60), slow(queries, gallery, 60))
 
 
-def test_nearly_equal_vectors_are_told_apart():
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("sides", ["both", "none"])
+def test_nearly_equal_vectors_are_told_apart(sides, centre):
     """Differences far below what a float32 product resolves."""
     queries = random(3, 512)
     base = random(1, 512, seed=1).double()
     gallery = (base + 2e-6 * random(4000, 512, seed=2).double()).float()
     for k in (1, 30):
-        same(nearest(queries, [gallery.numpy()], k), slow(queries, gallery, k))
+        same(nearest(queries, [gallery.numpy()], k, sides, centre), slow(queries, gallery, k, sides, centre))
 
 
 @pytest.mark.parametrize("centre", [True, False])
