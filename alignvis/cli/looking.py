@@ -11,7 +11,7 @@ from alignvis.terminal import Screen
 
 
 @click.command()
-@click.option("--fast", is_flag=True, help="Fewer pictures and trials: half a minute instead of one.")
+@click.option("--fast", is_flag=True, help="Fewer pictures and trials: in half the time.")
 @click.option("--out", type=FOLDER, help="Folder for everything that it makes.  [default: demo, or demo-fast]")
 @click.pass_obj
 def demo(screen: Screen, fast: bool, out: Path | None) -> None:
