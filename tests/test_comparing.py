@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from alignvis import files, store
 from alignvis.cli import main
-from alignvis.comparing import METRICS, compare, comparisons_table
+from alignvis.comparing import METRICS, comparisons, compare, comparisons_table
 from alignvis.comparing.values import chance_of
 from alignvis.errors import AlignvisError
 from alignvis.paired import holm, permutation
@@ -612,3 +612,17 @@ def test_the_command_says_what_is_wrong_after_what_is_right(template, tmp_path):
     result = run(*words, "--overwrite", code=1)
     assert "is gone" in result.stderr and not result.stdout
     assert "alone cannot be compared" in run(*words, "human", code=1).stderr
+
+
+def test_a_test_that_gave_no_p_is_no_member_of_its_family():
+    """Subjects who differ by exactly the same amount give no t: what is not asked need not be corrected for."""
+    side = {"pool": [1], "recipe": "r", "validation": "concept"}
+    about = {"first": side, "second": side, "dataset": "d", "simulated": True, "n": 9, "gallery": 9, "repetitions": 4}
+    rows = [
+        {**about, "t": {"p": p}, "wilcoxon": None, "permutation": {"p": 0.02}, "trials": None}
+        for p in (0.01, None, 0.04)
+    ]
+    comparisons._adjust(rows)
+    assert [row["t"]["p_holm"] for row in rows] == [pytest.approx(0.02), None, pytest.approx(0.04)]
+    assert {row["t"]["family"] for row in rows} == {2} and {row["permutation"]["family"] for row in rows} == {3}
+    assert rows[0]["permutation"]["p_holm"] == pytest.approx(0.06)

@@ -51,13 +51,13 @@ figure + .source { margin-top: -.9rem; }
 .wide { overflow-x: auto; margin: .3rem 0 .4rem; } .wide:focus-visible { outline-offset: 0; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
-th, td { padding: .38rem .8rem .38rem 0; vertical-align: top; border-bottom: 1px solid var(--line); text-align: left;
+th, td { padding: .38rem .6rem .38rem 0; vertical-align: top; border-bottom: 1px solid var(--line); text-align: left;
   font-weight: 400; }
 th:last-child, td:last-child { padding-right: .2rem; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--soft); vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; } thead .number { white-space: normal; }
 .whole { white-space: nowrap; }
-.name { min-width: 5rem; max-width: 26rem; } tbody code { overflow-wrap: anywhere; }
+.name { min-width: 5rem; max-width: 26rem; } .name + .name { min-width: 8.5rem; } tbody code { overflow-wrap: anywhere; }
 tbody tr:hover { background: var(--fill); }
 dl { margin: .8rem 0; } dl > div { display: grid; grid-template-columns: 11rem 1fr; gap: .2rem 1rem; padding: .4rem 0;
   border-bottom: 1px solid var(--line); } dt { color: var(--soft); } dd { margin: 0; }
@@ -88,7 +88,7 @@ PRINT = """
   .wide, .card { overflow: visible; border: 0; padding: 0; } .card img { min-width: 0; max-width: 100%;
     max-height: 22cm; width: auto; }
   table { font-size: 7.5pt; width: 100%; } .number { white-space: normal; } thead { display: table-header-group; }
-  .name { min-width: 2cm; overflow-wrap: anywhere; }
+  .name, .name + .name { min-width: 2cm; overflow-wrap: anywhere; }
   thead .name { overflow-wrap: normal; } thead .number { min-width: 0; }
   th, td { padding-right: .5rem; } a { text-decoration: none; }
 }
