@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from alignvis import files, store
 from alignvis.cli import main
-from alignvis.comparing import METRICS, comparisons, compare, comparisons_table
+from alignvis.comparing import METRICS, compare, comparisons, comparisons_table
 from alignvis.comparing.values import chance_of
 from alignvis.errors import AlignvisError
 from alignvis.paired import holm, permutation
