@@ -165,6 +165,20 @@ def ask(run: Path, *, device: str = "cpu") -> Asked:
             f"{run / 'record.json'} does not name the training images of its tables as those it was trained on, so "
             "nothing proves that the test images are new to it; train again"
         )
+    check_alike(responses, run, record, recipe)
+    pictures = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
+    decoder.eval().to(where)
+    with torch.inference_mode():
+        gallery = decoder.image(pictures.to(where)).float()
+    return Asked(run, record, recipe, decoder, responses, features, gallery, where, leakage)
+
+
+def check_alike(responses: Responses, run: Path, record: dict[str, Any], recipe: Recipe) -> None:
+    """Make sure that responses were recorded as those that a run learned from: channels, times, unit.
+
+    Raises:
+        AlignvisError: when they were not.
+    """
     names = [responses.document["channels"][place] for place in chosen_channels(responses, recipe.channels)]
     shape = record["shape"]
     if names != record["channels"] or shape_of(responses, recipe) != (shape["channels"], shape["times"]):
@@ -178,11 +192,6 @@ def ask(run: Path, *, device: str = "cpu") -> Asked:
             f"{responses.path} was not recorded like those that {run} learned from ({stated}); "
             "prepare all subjects alike"
         )
-    pictures = torch.from_numpy(features.embeddings[store.rows(features, responses.test_images, responses.path)])
-    decoder.eval().to(where)
-    with torch.inference_mode():
-        gallery = decoder.image(pictures.to(where)).float()
-    return Asked(run, record, recipe, decoder, responses, features, gallery, where, leakage)
 
 
 def prove(run: Path, record: dict[str, Any], tested: Sequence[str], features: Path | None) -> dict[str, int | None]:

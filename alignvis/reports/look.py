@@ -57,7 +57,8 @@ th:last-child, td:last-child { padding-right: .2rem; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--soft); vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; } thead .number { white-space: normal; }
 .whole { white-space: nowrap; }
-.name { min-width: 5rem; max-width: 26rem; } .name + .name { min-width: 8.5rem; } tbody code { overflow-wrap: anywhere; }
+.name { min-width: 5rem; max-width: 26rem; } .name + .name { min-width: 8.5rem; }
+tbody code { overflow-wrap: anywhere; }
 tbody tr:hover { background: var(--fill); }
 dl { margin: .8rem 0; } dl > div { display: grid; grid-template-columns: 11rem 1fr; gap: .2rem 1rem; padding: .4rem 0;
   border-bottom: 1px solid var(--line); } dt { color: var(--soft); } dd { margin: 0; }

@@ -18,12 +18,12 @@ from alignvis.representations.encoding import Design
 from alignvis.representations.study import (
     Study,
     about_features,
+    ceilings_of,
     embeddings_of,
     halved_responses,
     listed,
     mean_responses,
     provenance,
-    stepped_up,
     twins,
 )
 from alignvis.store import Features
@@ -123,7 +123,7 @@ def _measured(study: Study, place: int, seed: int, progress: Progress) -> Measur
         return flat, None
     first, second = halves.reshape(*halves.shape[:3], -1).swapaxes(0, 1)
     found = np.mean([encoding.correlate(*pair) for pair in zip(first, second, strict=True)], axis=0)
-    return flat, stepped_up(found, study.responses[place].test.shape[1])
+    return flat, ceilings_of(found, study.responses[place].test.shape[1])
 
 
 def _region(study: Study, place: int) -> NDArray[np.bool_]:

@@ -11,12 +11,12 @@ from alignvis.representations import rsa
 from alignvis.representations.study import (
     Study,
     about_features,
+    ceilings_of,
     embeddings_of,
     halved_responses,
     listed,
     mean_responses,
     provenance,
-    stepped_up,
     twins,
 )
 
@@ -134,7 +134,7 @@ def _repetitions_ceiling(
         ranked = [rsa.unit_ranks(rsa.brain_dissimilarity(half, metric)) for half in (first, second)]
         found.append(np.einsum("tp,tp->t", *ranked, dtype=np.float64))
         progress(done, HALVINGS, f"noise ceiling of subject {study.subjects[place]}")
-    return stepped_up(np.mean(found, axis=0), study.responses[place].test.shape[1])
+    return ceilings_of(np.mean(found, axis=0), study.responses[place].test.shape[1])
 
 
 def _summary(

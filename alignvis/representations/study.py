@@ -193,7 +193,7 @@ def halved_responses(
     return result
 
 
-def stepped_up(correlations: NDArray[np.floating], repetitions: int) -> NDArray[np.float64]:
+def ceilings_of(correlations: NDArray[np.floating], repetitions: int) -> NDArray[np.float64]:
     """Noise ceiling from correlations of halves: Spearman and Brown's, and then the root.
 
     Returns:

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alignvis import files, store
-from alignvis.asking import Asked, ask
-from alignvis.averaging import average, chosen_channels, recording_of, shape_of
+from alignvis.asking import Asked, ask, check_alike
+from alignvis.averaging import average
 from alignvis.errors import AlignvisError
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
@@ -87,7 +87,10 @@ def search_gallery(
         raise AlignvisError(f"the {k} nearest pictures are none; ask for 1 or more")
     paths = find_tables(galleries)
     asked = ask(run, device=device)
-    table = asked.responses if responses is None else _alike(asked, responses)
+    table = asked.responses
+    if responses is not None:
+        table = store.load_responses(responses)
+        check_alike(table, asked.run, asked.record, asked.recipe)
     images = getattr(table, f"{part}_images")
     learned = sorted(_seen(asked).difference(images))
     gallery = open_tables(paths, asked.features, asked.recipe.target, asked.recipe.sides, images + learned, progress)
@@ -151,24 +154,6 @@ def _done(out: Path, digest: str) -> bool:
     with suppress(AlignvisError, OSError):
         return read_search(out)[0]["search"] == digest
     return False
-
-
-def _alike(asked: Asked, path: Path) -> Responses:
-    """Other responses, made sure to be recorded as those that the run learned from."""
-    table, recipe, record = store.load_responses(path), asked.recipe, asked.record
-    names = [table.document["channels"][place] for place in chosen_channels(table, recipe.channels)]
-    shape = record["shape"]
-    if names != record["channels"] or shape_of(table, recipe) != (shape["channels"], shape["times"]):
-        raise AlignvisError(
-            f"{path} has {len(names)} channels x {shape_of(table, recipe)[1]} times and {asked.run} was trained on "
-            f"{shape['channels']} x {shape['times']}, or in another order; prepare all subjects alike"
-        )
-    if recording_of(table, recipe) != record["recording"]:
-        stated = ", ".join(f"{key} {value}" for key, value in record["recording"].items())
-        raise AlignvisError(
-            f"{path} was not recorded like those that {asked.run} learned from ({stated}); prepare all subjects alike"
-        )
-    return table
 
 
 def _brain(asked: Asked, table: Responses, part: str, folder: Path, progress: Progress) -> Tensor:
