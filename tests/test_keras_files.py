@@ -36,7 +36,7 @@ def sentence(path: Path) -> str:
     start = time.monotonic()
     with pytest.raises(AlignvisError) as refused:
         read_tensors(path)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
     return str(refused.value)
 
