@@ -73,7 +73,10 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
     record |= {"inputs": {"responses": [table], "features": table, "queries": table}}
     record |= {"history": [{"epoch": 0, "best": True, "held_out_top1": 0.5}]}
     folder = root / "runs" / name
-    files.write_json(folder / "record.json", record | about | {k: v for k, v in changes.items() if k in about})
+    stated = {k: v for k, v in changes.items() if k in about}
+    named = {"name": changes["recipe"]} if "recipe" in changes else {}
+    named |= {k: changes[k] for k in ("target", "validation") if k in changes}
+    files.write_json(folder / "record.json", record | about | stated | {"recipe": record["recipe"] | named})
     if top1 is not None:
         files.write_json(folder / "scores.json", score | about | changes)
 
