@@ -78,7 +78,8 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
     named |= {k: changes[k] for k in ("target", "validation") if k in changes}
     files.write_json(folder / "record.json", record | about | stated | {"recipe": record["recipe"] | named})
     if top1 is not None:
-        files.write_json(folder / "scores.json", score | about | changes)
+        target = {"target": record["recipe"]["target"]}
+        files.write_json(folder / "scores.json", score | about | target | changes)
 
 
 def test_real_embeddings_beside_people(real, shared_data):
