@@ -59,8 +59,7 @@ def explain(
         raise AlignvisError(f"these are {len(kinds)} kinds of runs, each with a figure of its own; leave --out out")
     figures = [out or screen.root / "results" / f"explain_{(first or second)[0].name}.png" for first, second in kinds]
     for figure in figures:
-        if figure.suffix.lower().removeprefix(".") not in style.FORMATS:  # said before minutes are spent
-            raise AlignvisError(f"{figure} is no name for a figure; let it end in .png, .svg or .pdf")
+        style.format_of(figure)
     for (aligned, plain), figure in zip(kinds, figures, strict=True):
         for run in (*aligned, *plain):
             options = {"width": width, "step": step, "retrain": retrain, "overwrite": overwrite, "device": device}

@@ -154,13 +154,14 @@ def encode(
 
 def _place(root: Path, what: str, study: "Study", out: Path | None, overwrite: bool, beside: Sequence[str]) -> Path:
     """Where the figure will lie; what is there already is told before anything is computed."""
+    from alignvis.figures.style import format_of
+
     if out is None:
         folder = study.responses[0].path.parent.name
         subjects = "-".join(f"{number:02d}" for number in study.subjects)
         chosen = "" if study.target == "embeddings" else f"_{study.target}"
         out = root / "results" / f"{what}_{folder}_sub-{subjects}{chosen}.png"
-    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise AlignvisError(f"{out} is no name for a figure; let it end in .png, .svg or .pdf")
+    format_of(out)
     for path in (out, *(out.with_suffix(ending) for ending in beside)):
         if path.exists() and not overwrite:
             raise AlignvisError(f"{path} is there already; replace it with --overwrite, or choose another --out")

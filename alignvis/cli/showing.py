@@ -52,7 +52,7 @@ def show(
     need scores.
     """
     from alignvis.figures.retrievals import draw_retrievals
-    from alignvis.figures.style import FORMATS, save
+    from alignvis.figures.style import format_of, save
     from alignvis.runs import named_run
     from alignvis.showing import image_folder, looking
     from alignvis.showing import show as choose
@@ -60,8 +60,7 @@ def show(
 
     run = named_run(screen.root, run)
     out = out or screen.root / "results" / f"show_{run.resolve().name}.png"
-    if out.suffix.lower().removeprefix(".") not in FORMATS:
-        raise AlignvisError(f"{out} is no name for a figure; let it end in .png, .svg or .pdf")
+    format_of(out)
     if out.exists() and not overwrite:
         raise AlignvisError(f"{out} is there and was kept; choose another --out, or replace it with --overwrite")
     other = named_run(screen.root, twin) if twin else twin_run(run)

@@ -56,8 +56,8 @@ def say_simulated(figure: Figure, what: str = "brain") -> None:
     figure.suptitle(f"SIMULATED {what}", color=PLAIN, weight="bold", fontsize=FONT)
 
 
-def save(figure: Figure, out: Path) -> None:
-    """Write a figure, whole or not at all, in the format that its name ends in.
+def format_of(out: Path) -> str:
+    """The format that a figure's name ends in; to be asked before minutes are spent on what it shows.
 
     Raises:
         AlignvisError: when that is none of `FORMATS`.
@@ -65,6 +65,16 @@ def save(figure: Figure, out: Path) -> None:
     kind = out.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise AlignvisError(f"{out} is no name for a figure; let it end in .png, .svg or .pdf")
+    return kind
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write a figure, whole or not at all, in the format that its name ends in.
+
+    Raises:
+        AlignvisError: as `format_of`.
+    """
+    kind = format_of(out)
     with looks(), files.whole_file(out) as partial:
         figure.savefig(partial, format=kind, metadata=_undated(kind))
 
