@@ -7,7 +7,7 @@ from scipy.stats import pearsonr
 from alignvis.errors import AlignvisError
 from alignvis.reliability import halves
 from alignvis.representations import encoding
-from alignvis.representations.study import stepped_up
+from alignvis.representations.study import ceilings_of
 
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
@@ -180,13 +180,13 @@ def test_a_planted_response_has_its_known_ceiling_and_reaches_it():
     model = encoding.fit(made, lambda rows: train[rows])
     r = encoding.correlate(encoding.predict(made, model, x[800:]), single.mean(axis=1))
     cut = halves(400, 8, rng) / 4
-    ceiling = stepped_up(encoding.correlate(*np.einsum("hir,irt->hit", cut, single)), 8)
+    ceiling = ceilings_of(encoding.correlate(*np.einsum("hir,irt->hit", cut, single)), 8)
     assert abs(ceiling.mean() - np.sqrt(2 / 3)) < 0.01
     assert abs(r.mean() / ceiling.mean() - 1) < 0.02
 
 
-def test_stepping_up_by_hand():
-    found = stepped_up(np.array([[0.5, 0.0], [-0.2, np.nan]]), 8)
+def test_ceilings_by_hand():
+    found = ceilings_of(np.array([[0.5, 0.0], [-0.2, np.nan]]), 8)
     assert np.allclose(found, [[np.sqrt(2 / 3), 0], [0, np.nan]], equal_nan=True)
-    assert np.isclose(stepped_up(np.array([0.5]), 5)[0], np.sqrt(2.5 * 0.5 / 1.75))  # halves of 2 of 5
-    assert stepped_up(np.array([-1.0, 1.0]), 2).tolist() == [0, 1]
+    assert np.isclose(ceilings_of(np.array([0.5]), 5)[0], np.sqrt(2.5 * 0.5 / 1.75))  # halves of 2 of 5
+    assert ceilings_of(np.array([-1.0, 1.0]), 2).tolist() == [0, 1]
