@@ -6,6 +6,7 @@ from alignvis.figures.comparison import draw_comparison
 from alignvis.figures.scores import draw_repetitions, draw_scores
 from alignvis.figures.style import ALIGNED, PLAIN
 from alignvis.figures.training import draw_training
+from alignvis.figures.words import from_to
 from alignvis.stats import bootstrap, wilson
 
 
@@ -216,6 +217,14 @@ def test_a_comparison_is_a_dot_with_its_interval_and_its_subjects():
     title = " ".join(axes.get_title(loc="left").split())
     assert "2 subjects, 200 test images, each the mean of 80 repetitions, among 200 test images" in title
     assert "95 % bootstrap interval over subjects and images" in title and figure.get_suptitle() == "SIMULATED brain"
+
+
+def test_numbers_that_differ_between_comparisons_are_said_from_the_lowest_to_the_highest():
+    rows = [comparison(n_images=1200), comparison(n_images=982, subjects=(0.1, 0.2, 0.3)), comparison(n_images=1000)]
+    (axes,) = draw_comparison([row | {"gallery": 1200} for row in rows]).axes
+    said = " ".join(axes.get_title(loc="left").split())
+    assert ": 2 to 3 subjects, 982 to 1,200 test images, each the mean of 80 repetitions, among 1,200 test images" in said
+    assert (from_to([1854]), from_to([7, 7]), from_to([3, 1, 2])) == ("1,854", "7", "1 to 3")
 
 
 def test_one_repetition_is_no_mean():

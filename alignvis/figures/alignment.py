@@ -16,6 +16,7 @@ from matplotlib.transforms import Bbox
 from alignvis.alignment import CHANCE
 from alignvis.errors import AlignvisError
 from alignvis.figures.style import ALIGNED, DPI, FONT, PLAIN, QUIET, save
+from alignvis.figures.words import from_to
 from alignvis.human_scores import ENOUGH, PROTOCOLS, common_kind, retrieval_of
 
 WIDTH, HEIGHT, LINE = 8.0, 5.2, 0.155  # inches: of the picture, of what is above the caption, of a line of it
@@ -255,7 +256,7 @@ def _caption(
         f"{len(shown)} encoder{'s' * (len(shown) > 1)}. Up: {brain}, {kind['brain']}, "
         f"{PROTOCOLS[kind['protocol']]}, "
         f"recipe {kind['recipe']}, {kind['n']} test responses of {kind['repetitions']} repetitions; runs an encoder: "
-        f"{_range(runs)}, subjects: {_range(subjects)}; mean, 95 % interval over subjects, or over pictures where "
+        f"{from_to(runs)}, subjects: {from_to(subjects)}; mean, 95 % interval over subjects, or over pictures where "
         "there is one subject."
     ]
     if any(before["encoder"] == f"{after['encoder']}_noalign" for before, after in _twins(shown)):
@@ -263,10 +264,10 @@ def _caption(
     concepts = [point["concepts"] for point in points]
     if by_people:
         choices = [point["x"]["n"] for point in points]
-        lines.append(f"Across: {_range(choices)} choices of people among THINGS concepts, 95 % Wilson interval.")
+        lines.append(f"Across: {from_to(choices)} choices of people among THINGS concepts, 95 % Wilson interval.")
     else:
         lines.append(
-            f"Across: {_range(concepts)} THINGS concepts; SPoSE is a model fitted to people's choices, not people; "
+            f"Across: {from_to(concepts)} THINGS concepts; SPoSE is a model fitted to people's choices, not people; "
             "95 % bootstrap interval over concepts."
         )
     if rows[0]["target"] != "embeddings":
@@ -280,8 +281,3 @@ def _caption(
     if len(points) < len(rows):
         lines.append(f"Left out: {len(rows) - len(points)} tables that could not be compared with people.")
     return [part for line in lines for part in textwrap.wrap(line, 120)]
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

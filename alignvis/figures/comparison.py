@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from alignvis.comparing.values import METRICS
 from alignvis.errors import AlignvisError
 from alignvis.figures.style import ALIGNED, QUIET, WIDTH, looks, new_figure, say_simulated
-from alignvis.figures.words import INK, averaged, room_beside, wrapped
+from alignvis.figures.words import INK, averaged, from_to, room_beside, wrapped
 
 BLOCK = (
     "dataset",
@@ -93,12 +93,7 @@ def _about(rows: Sequence[dict[str, Any]]) -> str:
     several = "s" * any(row["n_subjects"] > 1 for row in rows)
     return (
         f"{one['dataset']}{' (SIMULATED brain)' * one['simulated']}, {', '.join(brains)}, {', '.join(recipes)}: "
-        f"{_range([row['n_subjects'] for row in rows])} subject{several}, "
-        f"{_range([row['n_images'] for row in rows])} test images{averaged(one['repetitions'])} among {one['gallery']} "
-        f"{one['galleries']}; 95 % bootstrap interval over {one['interval_over']}"
+        f"{from_to([row['n_subjects'] for row in rows])} subject{several}, "
+        f"{from_to([row['n_images'] for row in rows])} test images{averaged(one['repetitions'])} "
+        f"among {one['gallery']:,} {one['galleries']}; 95 % bootstrap interval over {one['interval_over']}"
     )
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low}" if low == high else f"{low} to {high}"

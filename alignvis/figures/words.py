@@ -23,3 +23,9 @@ def room_beside(labels: Sequence[str]) -> float:
 def averaged(repetitions: int | None) -> str:
     """What a response is the mean of, where that is more than one repetition."""
     return f", each the mean of {repetitions} repetitions," if repetitions and repetitions > 1 else ""
+
+
+def from_to(numbers: Sequence[int]) -> str:
+    """The lowest and the highest of whole numbers, or the one that all of them are."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
