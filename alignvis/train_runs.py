@@ -1,7 +1,6 @@
 """Runs of one shape trained in stacks and written one by one as they end."""
 
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -9,10 +8,8 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import alignvis
 from alignvis import store
 from alignvis.decoder import Decoder
 from alignvis.device import choose_device
@@ -24,6 +21,7 @@ from alignvis.runs import working_on, write_run
 from alignvis.stack import Stack
 from alignvis.training import Course, fit
 from alignvis.unfinished import same_epoch, save_unfinished, unfinished
+from alignvis.versions import versions
 
 SAVE_EVERY = 10.0  # seconds, at least, between two savings of unfinished runs
 SAVE_SHARE = 0.05  # of the time that saving may take
@@ -197,10 +195,5 @@ def _record(plan: Plan, encoder: str, recipe: dict[str, Any], course: Course) ->
             for side, rows in (("train", plan.fitted), ("validation", plan.held_out))
         },
         "history": course.history,
-        "versions": {
-            "alignvis": alignvis.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }

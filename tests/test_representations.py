@@ -1,6 +1,8 @@
 """Similarity analysis and encoding model of tables: what is joined, what is refused, what the simulator must show."""
 
 import json
+import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from alignvis.images.extract import extract
 from alignvis.recordings.simulate import IMAGE_SET, simulate_things_eeg2
 from alignvis.recordings.things_eeg2 import prepare
 from alignvis.representations import encoding_analysis, rsa, rsa_analysis, study
+from alignvis.versions import versions
 from tests import tables
 
 FEW = {"draws": 100, "permutations": 100}
@@ -63,6 +66,14 @@ def test_a_result_says_where_it_comes_from_and_json_can_hold_it(tiny, similar, e
         assert again["responses"][0]["fingerprint"] == store.fingerprint(path)
         assert {row["features"] for row in again["features"]} == {"lowlevel", "lowlevel_people"}
         assert again["times"][:2] == [0, 0.01] and len(again["times"]) == 12
+
+
+def test_results_say_what_they_were_made_with_as_what_is_installed_says_itself(similar, encoded):
+    assert similar["versions"] == encoded[0]["versions"] == versions()
+    assert versions().keys() == {"alignvis", "python", "torch", "numpy", "scipy"}
+    assert versions()["python"] == sys.version.split()[0]
+    for name in versions().keys() - {"python"}:  # some say there what they were compiled for: 2.9.0+cu128
+        assert versions()[name].partition("+")[0] == metadata.version(name).partition("+")[0]
 
 
 def test_what_was_planted_is_found_and_what_was_not_is_not(similar, encoded):

@@ -1,18 +1,14 @@
 """What is said of each comparison: means, their difference with an interval, tests over subjects and over images."""
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
-import torch
 from numpy.typing import NDArray
 
-import alignvis
 from alignvis import files
 from alignvis.comparing.sides import (
     FREE,
@@ -33,6 +29,7 @@ from alignvis.paired import holm, paired_t, permutation, wilcoxon
 from alignvis.progress import Progress, silent
 from alignvis.scoring import gives_same_answer, same_answer
 from alignvis.stats import bootstrap
+from alignvis.versions import versions
 
 VERSION = 1
 TESTS = ("t", "wilcoxon", "permutation")
@@ -261,12 +258,6 @@ def _pair(one: Scored, other: Scored) -> dict[str, Any]:
         kept = {key: run.scores[key] for key in ("weights_sha256", "similarity_sha256")}
         about[name] = {"run": str(run.run), **kept}
     return about
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers were made with."""
-    found = {"alignvis": alignvis.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    return found | {"numpy": np.__version__, "scipy": scipy.__version__}
 
 
 def _statistics(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from alignvis.finding import find_features, who_learns_from_whom
 from alignvis.progress import Progress, silent
 from alignvis.recipe import Recipe
 from alignvis.store import Features, Responses
+from alignvis.versions import versions
 
-LIBRARIES = ("alignvis", "numpy", "scipy", "torch")
 BYTES = 128 * 2**20  # of repetitions that are in memory at a time
 SMALLEST = 1e-9  # Hz
 
@@ -241,7 +240,7 @@ def provenance(study: Study) -> dict[str, Any]:
         "times": None if study.times is None else list(study.times),
         "target": study.target,
         "responses": tables,
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": versions(),
     }
 
 
