@@ -1,6 +1,7 @@
 """Recordings against embeddings without a decoder: `rsa`, `encode`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,23 @@ SHARED = (
 )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What `SHARED` gives: which tables to open, how often to draw, where the figure will lie."""
+
+    subjects: tuple[int, ...]
+    dataset: str | None
+    features: tuple[str, ...]
+    target: str
+    channels: str
+    window: str
+    draws: int
+    permutations: int
+    seed: int
+    out: Path | None
+    overwrite: bool
+
+
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(SHARED):
         command = option(command)
@@ -52,22 +70,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--metric", type=METRICS, default="pearson", show_default=True, help="Of brains, over channels.")
 @click.option("--embedding-metric", type=METRICS, default="pearson", show_default=True, help="Of embeddings.")
 @click.pass_obj
-def rsa(
-    screen: Screen,
-    subjects: tuple[int, ...],
-    dataset: str | None,
-    features: tuple[str, ...],
-    target: str,
-    channels: str,
-    window: str,
-    draws: int,
-    permutations: int,
-    seed: int,
-    out: Path | None,
-    overwrite: bool,
-    metric: str,
-    embedding_metric: str,
-) -> None:
+def rsa(screen: Screen, metric: str, embedding_metric: str, **shared: Any) -> None:
     """Correlate how brains and embeddings tell the test pictures apart, over time.
 
     Representational similarity analysis on the test images, which have the most repetitions: Spearman's correlation of
@@ -78,20 +81,18 @@ def rsa(
     from alignvis.figures.representations import draw_rsa
     from alignvis.figures.style import save
     from alignvis.representations.rsa_analysis import similarity_over_time
-    from alignvis.representations.study import open_study
     from alignvis.representations.table import rsa_table
 
-    study = open_study(
-        screen.root, subjects, dataset=dataset, features=features, target=target, channels=channels, window=window
-    )
-    figure = _place(screen.root, "rsa", study, out, overwrite, [".json"])
+    asked = Asked(**shared)
+    study = _opened(screen.root, asked)
+    figure = _place(screen.root, "rsa", study, asked, [".json"])
     result = similarity_over_time(
         study,
         metric=metric,
         embedding_metric=embedding_metric,
-        draws=draws,
-        permutations=permutations,
-        seed=seed,
+        draws=asked.draws,
+        permutations=asked.permutations,
+        seed=asked.seed,
         progress=screen.bar(),
     )
     screen.close()
@@ -99,26 +100,13 @@ def rsa(
     save(draw_rsa(result), figure)
     screen.result({**result, "figure": str(figure)}, rsa_table(result))
     screen.say(f"wrote {figure.with_suffix('.json')} and drew {figure}{_unseen(screen.root, figure, 'rsa')}")
-    screen.following(f"encode {_same(subjects, dataset, features)}")
+    screen.following(f"encode {_same(asked)}")
 
 
 @click.command()
 @_shared
 @click.pass_obj
-def encode(
-    screen: Screen,
-    subjects: tuple[int, ...],
-    dataset: str | None,
-    features: tuple[str, ...],
-    target: str,
-    channels: str,
-    window: str,
-    draws: int,
-    permutations: int,
-    seed: int,
-    out: Path | None,
-    overwrite: bool,
-) -> None:
+def encode(screen: Screen, **shared: Any) -> None:
     """Predict responses from embeddings: the way back, channel by channel.
 
     Ridge regression fitted to the training images, a penalty for each channel and time chosen by cross-validation over
@@ -130,16 +118,16 @@ def encode(
     from alignvis.memory import keep_freed_memory
     from alignvis.representations.encoding_analysis import as_tensors, maps_document
     from alignvis.representations.encoding_analysis import encode as encoded
-    from alignvis.representations.study import open_study
     from alignvis.representations.table import encoding_table
     from alignvis.runs import save_tensors
 
     keep_freed_memory()
-    study = open_study(
-        screen.root, subjects, dataset=dataset, features=features, target=target, channels=channels, window=window
+    asked = Asked(**shared)
+    study = _opened(screen.root, asked)
+    figure = _place(screen.root, "encoding", study, asked, [".json", ".safetensors"])
+    result, maps = encoded(
+        study, draws=asked.draws, permutations=asked.permutations, seed=asked.seed, progress=screen.bar()
     )
-    figure = _place(screen.root, "encoding", study, out, overwrite, [".json", ".safetensors"])
-    result, maps = encoded(study, draws=draws, permutations=permutations, seed=seed, progress=screen.bar())
     screen.close()
     beside = figure.with_suffix(".safetensors")
     save_tensors(as_tensors(maps), beside, maps_document(result))
@@ -152,18 +140,30 @@ def encode(
     screen.following("report")
 
 
-def _place(root: Path, what: str, study: "Study", out: Path | None, overwrite: bool, beside: Sequence[str]) -> Path:
+def _opened(root: Path, asked: Asked) -> "Study":
+    from alignvis.representations.study import open_study
+
+    return open_study(
+        root,
+        asked.subjects,
+        dataset=asked.dataset,
+        features=asked.features,
+        target=asked.target,
+        channels=asked.channels,
+        window=asked.window,
+    )
+
+
+def _place(root: Path, what: str, study: "Study", asked: Asked, beside: Sequence[str]) -> Path:
     """Where the figure will lie; what is there already is told before anything is computed."""
     from alignvis.figures.style import format_of
+    from alignvis.representations.study import result_name
 
-    if out is None:
-        folder = study.responses[0].path.parent.name
-        subjects = "-".join(f"{number:02d}" for number in study.subjects)
-        chosen = "" if study.target == "embeddings" else f"_{study.target}"
-        out = root / "results" / f"{what}_{folder}_sub-{subjects}{chosen}.png"
+    folder = study.responses[0].path.parent.name
+    out = asked.out or root / "results" / f"{result_name(what, folder, study.subjects, study.target)}.png"
     format_of(out)
     for path in (out, *(out.with_suffix(ending) for ending in beside)):
-        if path.exists() and not overwrite:
+        if path.exists() and not asked.overwrite:
             raise AlignvisError(f"{path} is there already; replace it with --overwrite, or choose another --out")
     return out
 
@@ -176,8 +176,8 @@ def _unseen(root: Path, figure: Path, what: str) -> str:
     return f"; `alignvis report` does not show it, as it takes {what}_*.json in {folder} alone"
 
 
-def _same(subjects: Sequence[int], dataset: str | None, features: Sequence[str]) -> str:
+def _same(asked: Asked) -> str:
     """The same choice again, for the next command."""
-    numbers = ",".join(map(str, subjects))
-    chosen = [f"--subject {numbers}", *([f"--dataset {dataset}"] if dataset else [])]
-    return " ".join([*chosen, *(f"--features {name}" for name in features)])
+    chosen = [f"--subject {','.join(map(str, asked.subjects))}"]
+    chosen += [f"--dataset {asked.dataset}"] if asked.dataset else []
+    return " ".join([*chosen, *(f"--features {name}" for name in asked.features)])

@@ -244,6 +244,17 @@ def provenance(study: Study) -> dict[str, Any]:
     }
 
 
+def result_name(what: str, folder: str, subjects: Sequence[int], target: str) -> str:
+    """What the files of a result are called, before their endings, where nobody chose another name.
+
+    Args:
+        what: rsa or encoding.
+        folder: of the responses tables.
+    """
+    numbers = "-".join(f"{number:02d}" for number in subjects)
+    return f"{what}_{folder}_sub-{numbers}" + ("" if target == "embeddings" else f"_{target}")
+
+
 def about_features(table: Features) -> dict[str, Any]:
     """What a result says of a features table."""
     return {
