@@ -10,6 +10,8 @@ from alignvis.errors import AlignvisError
 
 TOP = (1, 3, 5, 10)
 N_WAY = (2, 10, 50, 100)  # as far as the gallery goes
+MEANS = (*(f"top{k}" for k in TOP), "mrr", "pairwise")  # of the measures, those that are means over queries
+MEASURES = (*MEANS, "median_rank")
 
 
 def similarity(queries: Tensor, gallery: Tensor, sides: str = "both", centre: bool = True) -> Tensor:
@@ -102,10 +104,29 @@ def measures(similarities: Tensor, targets: Tensor) -> dict[str, float]:
 
 def of_places(places: Tensor, gallery: int) -> dict[str, float]:
     """`measures` from ranks, (queries,) int64 from 1 to ``gallery``."""
-    found = {f"top{k}": top_k(places, k) for k in TOP}
-    exact = places.double()
-    found |= {"median_rank": exact.quantile(0.5).item(), "mrr": exact.reciprocal().mean().item()}
-    return found | {"pairwise": n_way(places, gallery, 2) if gallery > 1 else 1.0}
+    found = {name: each(places, gallery, name).mean().item() for name in MEANS}
+    return found | {"median_rank": places.double().quantile(0.5).item()}
+
+
+def each(places: Tensor, gallery: int, measure: str) -> Tensor:
+    """What a measure says of each query by itself; its mean is the measure, and of "median_rank" its median.
+
+    Args:
+        places: (queries,) int64, ranks from 1 to ``gallery``.
+        measure: a key of `measures`, or "10-way" and the like.
+
+    Returns:
+        (queries,) float64.
+    """
+    if measure == "median_rank":
+        return places.double()
+    if measure == "mrr":
+        return places.double().reciprocal()
+    if measure.startswith("top"):
+        return (places <= int(measure.removeprefix("top"))).double()
+    if gallery == 1:
+        return torch.ones(len(places), dtype=torch.float64)
+    return _among(places, gallery, 2 if measure == "pairwise" else int(measure.removesuffix("-way")))
 
 
 def chances(gallery: int) -> dict[str, float]:
@@ -130,6 +151,11 @@ def n_way(places: Tensor, gallery: int, n: int, k: int = 1) -> float:
     """
     if not 2 <= n <= gallery or not 1 <= k <= n:
         raise AlignvisError(f"the best {k} of {n} cannot be asked for in a gallery of {gallery}; choose k <= n <= it")
+    return _among(places, gallery, n, k).mean().item()
+
+
+def _among(places: Tensor, gallery: int, n: int, k: int = 1) -> Tensor:
+    """`n_way` of each query."""
     better = places - 1
     worse = gallery - 1 - better
     whole = _log_choose(torch.tensor(gallery - 1), torch.tensor(n - 1))
@@ -137,7 +163,7 @@ def n_way(places: Tensor, gallery: int, n: int, k: int = 1) -> float:
     for drawn in range(k):
         parts = _log_choose(better, torch.tensor(drawn)) + _log_choose(worse, torch.tensor(n - 1 - drawn))
         share += torch.exp(parts - whole)
-    return share.clamp_(max=1.0).mean().item()
+    return share.clamp_(max=1.0)
 
 
 def _log_choose(of: Tensor, some: Tensor) -> Tensor:

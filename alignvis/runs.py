@@ -21,7 +21,7 @@ from alignvis import files, store
 from alignvis.decoder import Decoder
 from alignvis.errors import AlignvisError
 from alignvis.recipe import LATER, Recipe
-from alignvis.retrieval import TOP
+from alignvis.retrieval import MEASURES
 from alignvis.store import Features
 
 NUMBER = (int, float)
@@ -42,19 +42,19 @@ RECORD = {  # what the record of a run must hold for it to be scored and listed
     "history": [{"epoch": int, "best": bool, "held_out_top1": NUMBER}],
     "seconds": NUMBER,
 }
-DIRECTION = {key: NUMBER for key in (*(f"top{k}" for k in TOP), "median_rank", "mrr", "pairwise")}
+DIRECTION = {key: NUMBER for key in MEASURES}
+INTERVALS = {f"{key}_interval": [NUMBER] if key.startswith("top") else (list, NoneType) for key in MEASURES}
+MEASURED = {**DIRECTION, **INTERVALS, "ranks": [int]}
 SCORES = {
     **{key: str for key in ("dataset", "encoder", "features", "protocol", "recipe", "validation", "weights_sha256")},
     **{key: str for key in ("target", "queries_fingerprint", "similarity_sha256", "images_sha256")},
     **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
     **{key: bool for key in ("simulated", "aligned")},
     "trained_on": [int],
-    **DIRECTION,
+    **MEASURED,
     **{f"{key}_chance": NUMBER for key in DIRECTION},
-    **{f"top{k}_interval": [NUMBER] for k in TOP},
-    "ranks": [int],
-    "n_way": dict,
-    "image_to_brain": DIRECTION,
+    **{key: dict for key in ("n_way", "n_way_interval")},
+    "image_to_brain": MEASURED,
     "transductive": {"csls": {"top1": NUMBER, "top5": NUMBER}, "one_to_one": (dict, NoneType)},
     "leakage": {key: int for key in ("train", "validation", "test", "shared_images", "shared_concepts")},
     "reliability": (*NUMBER, NoneType),
@@ -67,8 +67,8 @@ WITHIN_SCORES = {  # what those hold that need not be there
         **{way: {"top1": NUMBER, "top1_sd": NUMBER} for way in ("brain_to_image", "image_to_brain")},
     },
     "class_centres": {
-        **{**DIRECTION, **{f"{key}_chance": NUMBER for key in DIRECTION}},
-        **{"gallery": int, "table": str, "top1_interval": [NUMBER], "ranks": [int]},
+        **{**MEASURED, **{f"{key}_chance": NUMBER for key in DIRECTION}},
+        **{"gallery": int, "table": str},
     },
 }
 SHARED = ("dataset", "simulated", "subject", "encoder", "features", "aligned", "seed", "protocol", "trained_on")
@@ -200,7 +200,8 @@ def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
         wrong = [key for key, pattern in WITHIN_SCORES.items() if scores[key] and not files.fits(scores[key], pattern)]
         wrong += [key for key in DIRECTION if not _possible(key, scores[key], scores["gallery"])]
         wrong += [key for key in ("n", "gallery") if scores[key] < 1]
-        wrong += ["ranks"] * (len(scores["ranks"]) != scores["n"] or min(scores["ranks"], default=0) < 1)
+        wrong += ["ranks"] * (not _ranked(scores["ranks"], scores["n"], scores["gallery"]))
+        wrong += ["image_to_brain"] * (not _ranked(scores["image_to_brain"]["ranks"], scores["gallery"], scores["n"]))
         wrong = wrong or _impossible(scores)
     if wrong or scores["weights_sha256"] != record["weights_sha256"]:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
@@ -223,8 +224,7 @@ def _impossible(scores: dict[str, Any]) -> list[str]:
     centres, small, wrong = scores["class_centres"], scores["subset_galleries"], []
     if centres:
         within = all(_possible(key, centres[key], centres["gallery"]) for key in DIRECTION)
-        ranks = centres["ranks"]
-        whole = len(ranks) == scores["n"] and min(ranks, default=0) >= 1 and max(ranks) <= centres["gallery"]
+        whole = _ranked(centres["ranks"], scores["n"], centres["gallery"])
         wrong += ["class_centres"] * (not within or not whole)
     if small:
         ways = [small[way] for way in WITHIN_SCORES["subset_galleries"] if isinstance(small[way], dict)]
@@ -233,6 +233,11 @@ def _impossible(scores: dict[str, Any]) -> list[str]:
         wrong += ["subset_galleries"] * (not known or not all(0 <= v <= 1 for way in ways for v in way.values()))
     reliability = scores["reliability"]
     return wrong + ["reliability"] * (reliability is not None and not abs(reliability) < 1e6)
+
+
+def _ranked(ranks: Sequence[int], queries: int, gallery: int) -> bool:
+    """Whether these are ranks of so many queries among so many."""
+    return len(ranks) == queries and min(ranks, default=0) >= 1 and max(ranks) <= gallery
 
 
 def _possible(key: str, value: float, gallery: int) -> bool:

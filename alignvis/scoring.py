@@ -15,10 +15,11 @@ from alignvis import files, store
 from alignvis.asking import Asked, ask, prove
 from alignvis.errors import AlignvisError
 from alignvis.exchange.galleries import CENTRES
+from alignvis.intervals import within
 from alignvis.pairs import concept
 from alignvis.progress import Progress, silent
 from alignvis.repetitions import read_reliably
-from alignvis.retrieval import N_WAY, TOP, chances, measures, n_way, of_places, ranks, subset_galleries, ties
+from alignvis.retrieval import MEASURES, N_WAY, chances, n_way, of_places, ranks, subset_galleries, ties
 from alignvis.runs import (
     NUMBER,
     changed_inputs,
@@ -29,7 +30,6 @@ from alignvis.runs import (
     stated_path,
     working_on,
 )
-from alignvis.stats import wilson
 from alignvis.transductive import transductive
 
 SUBSET = 300  # pictures of the small galleries of NSD, as MindEye has them
@@ -73,12 +73,10 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     scores: dict[str, Any] = {key: record[key] for key in (*COPIED, "weights_sha256")}
     scores |= {"recipe": record["recipe"]["name"], "target": recipe.target, "validation": recipe.validation}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
-    scores |= {"trials": asked.trials, **describe(similarities)}
+    scores |= {"trials": asked.trials, **described(similarities, responses.test_images)}
     scores["class_centres"] = _among_centres(asked)
     small = responses.document["dataset"].startswith("nsd") and size > SUBSET
     scores["subset_galleries"] = subset_galleries(similarities, SUBSET) if small else None
-    scores["ranks"] = _by_id(scores["ranks"], responses.test_images)
-    scores["images_sha256"] = _images_sha256(responses.test_images)
     scores |= {"leakage": asked.leakage, "reliability": reliability}
     scores["queries_fingerprint"] = store.fingerprint(responses.path)
     ids = {"queries": responses.test_images, "gallery": responses.test_images}
@@ -95,9 +93,9 @@ def describe(similarities: Tensor) -> dict[str, Any]:
         similarities: (pictures, pictures), query i being the response to picture i.
 
     Returns:
-        `retrieval.measures`, each with its "..._chance", and of shares among the best k a 95 % Wilson interval over
-        queries, "top1_interval" and so on; "ranks", one a query; "ties"; "answers": how many pictures were named first;
-        "n_way", by n; "image_to_brain": the measures of the other direction; "transductive".
+        `retrieval.measures`, each with its "..._chance" and its "..._interval" (`intervals.of_one`); "ranks", one a
+        query; "ties"; "answers": how many pictures were named first; "n_way", by n, and "n_way_interval";
+        "image_to_brain": measures, intervals and ranks of the other direction; "transductive".
 
     Raises:
         AlignvisError: when a similarity is not finite.
@@ -105,13 +103,31 @@ def describe(similarities: Tensor) -> dict[str, Any]:
     n, size = similarities.shape
     targets = torch.arange(n)
     places = ranks(similarities, targets)
-    found: dict[str, Any] = dict(of_places(places, size))
-    found |= {f"top{k}_interval": list(wilson(found[f"top{k}"], n)) for k in TOP}
+    found = _measured(places, size)
     found |= {f"{key}_chance": value for key, value in chances(size).items()}
     found |= {"ties": ties(similarities, targets), "answers": similarities.argmax(dim=1).unique().numel()}
-    found["n_way"] = {str(ways): n_way(places, size, ways) for ways in N_WAY if ways <= size}
-    found["image_to_brain"] = measures(similarities.T, targets)
-    return found | {"transductive": transductive(similarities, targets), "ranks": places.tolist()}
+    asked = [ways for ways in N_WAY if ways <= size]
+    found["n_way"] = {str(ways): n_way(places, size, ways) for ways in asked}
+    ends = within(places.tolist(), size, [f"{ways}-way" for ways in asked])
+    found["n_way_interval"] = dict(zip(map(str, asked), ends, strict=True))
+    found["image_to_brain"] = _measured(ranks(similarities.T, targets), n)
+    return found | {"transductive": transductive(similarities, targets)}
+
+
+def _measured(places: Tensor, gallery: int) -> dict[str, Any]:
+    """Measures, the interval of each, and the ranks that they follow from."""
+    listed = places.tolist()
+    keys = [f"{measure}_interval" for measure in MEASURES]
+    ends = dict(zip(keys, within(listed, gallery, MEASURES), strict=True))
+    return of_places(places, gallery) | ends | {"ranks": listed}
+
+
+def described(similarities: Tensor, ids: Sequence[str]) -> dict[str, Any]:
+    """`describe`, with ranks by sorted image id, and "images_sha256", which says of which images they are."""
+    found = describe(similarities)
+    for part in (found, found["image_to_brain"]):
+        part["ranks"] = _by_id(part["ranks"], ids)
+    return found | {"images_sha256": sha256("\n".join(sorted(ids)).encode()).hexdigest()}
 
 
 def _among_centres(asked: Asked) -> dict[str, Any] | None:
@@ -132,13 +148,10 @@ def _among_centres(asked: Asked) -> dict[str, Any] | None:
     gallery = asked.image(torch.from_numpy(table.embeddings[store.rows(table, names, asked.responses.path)]))
     targets = torch.tensor([names.index(name) for name in concepts])
     places = ranks(asked.similarities(asked.treated(), gallery), targets)
-    found = of_places(places, len(names))
     table_of = {"table": os.path.relpath(path, asked.run), "table_sha256": store.fingerprint(path)}
-    return {"gallery": len(names), **table_of, **found} | {
-        "top1_interval": list(wilson(found["top1"], len(targets))),
-        **{f"{key}_chance": value for key, value in chances(len(names)).items()},
-        "ranks": _by_id(places.tolist(), asked.images),
-    }
+    found = _measured(places, len(names)) | {"ranks": _by_id(places.tolist(), asked.images)}
+    chance = {f"{key}_chance": value for key, value in chances(len(names)).items()}
+    return {"gallery": len(names), **table_of, **found, **chance}
 
 
 def _by_id(places: Sequence[int], images: Sequence[str]) -> list[int]:
@@ -193,9 +206,7 @@ def proved_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any])
 
 def _not_following(scores: dict[str, Any], similarities: Tensor, ids: Sequence[str]) -> list[str]:
     """Which scores are not those of these similarities: what is stored is believed no more than what is measured."""
-    found = describe(similarities)
-    found["ranks"] = _by_id(found["ranks"], ids)
-    found["images_sha256"] = _images_sha256(ids)
+    found = described(similarities, ids)
     near = 2 / len(ids)  # scores of the whole batch rest on sums, whose last digit is another on another machine
     keys = [key for key in found if key not in ("ties", "answers")]
     return [key for key in keys if not _alike(scores[key], found[key], near if key == "transductive" else 1e-6)]
@@ -214,10 +225,6 @@ def _alike(one: Any, other: Any, within: float) -> bool:
     if isinstance(other, int | float):
         return files.fits(one, NUMBER) and abs(one - other) <= within
     return one == other
-
-
-def _images_sha256(ids: Sequence[str]) -> str:
-    return sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def _raise(error: AlignvisError) -> None:

@@ -5,7 +5,7 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 from alignvis.errors import AlignvisError
 
@@ -41,6 +41,26 @@ def student(shares: Sequence[float], level: float = 0.95) -> tuple[float, float]
     count, middle = len(shares), float(np.mean(shares))
     half = float(stdtrit(count - 1, 0.5 + level / 2) * np.std(shares, ddof=1) / sqrt(count))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def of_median(values: Sequence[float] | NDArray[np.floating], level: float = 0.95) -> tuple[float, float] | None:
+    """Interval for the median of values that are independent of each other, whatever their distribution.
+
+    Its ends are two of the values. It holds the median at least as often as asked: by how many values lie below it,
+    which is a matter of tossing a coin.
+
+    Args:
+        values: (n,), in any unit.
+
+    Returns:
+        None where there are too few for the level: fewer than six, for 95 %.
+
+    Source: Thompson (1936), doi:10.1214/aoms/1177732502.
+    """
+    ordered, n = np.sort(np.asarray(values, np.float64)), len(values)
+    outside = bdtr(np.arange(n // 2), n, 0.5)  # chance that so many values or fewer lie on one side
+    first = int(np.searchsorted(outside, (1 - level) / 2, side="right"))
+    return (float(ordered[first - 1]), float(ordered[n - first])) if first else None
 
 
 def bootstrap(
@@ -151,6 +171,58 @@ def nested_means(hits: Sequence[NDArray[np.floating]], *, resamples: int, seed: 
             picked = one[rng.integers(len(one), size=len(rows))]
             part += np.bincount(rows, picked, minlength=len(part)) / (len(one) * subjects)
     return result
+
+
+def bootstrap_of_medians(
+    values: Sequence[NDArray[np.floating]],
+    *,
+    shared: bool,
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval for the mean over subjects of medians over images, as `bootstrap` has it for means.
+
+    Args:
+        values: of each subject (seeds, images); the medians of its seeds are averaged. Resampled images are the same
+            for all seeds.
+        shared: all subjects saw the same images, in the same order, which are drawn once a resample for all of them;
+            else each subject's own are, anew each time that it is drawn.
+
+    Raises:
+        AlignvisError: as `bootstrap`.
+    """
+    tables = [np.asarray(one, np.float64) for one in values]
+    if any(one.ndim != 2 for one in tables):
+        raise AlignvisError("medians are taken of (seeds, images) of each subject; other shapes were given")
+    _check(tables, resamples)
+    subjects, means = len(tables), np.zeros(resamples)
+    of_subjects, *of_images = np.random.default_rng(seed).spawn(1 + subjects)
+    step = max(1, CHUNK // (subjects * max(one.shape[1] for one in tables)))
+    for start in range(0, resamples, step):
+        part = means[start : start + step]
+        times = np.ones((len(part), 1), int) if subjects == 1 else _counts(of_subjects, len(part), subjects)
+        drawn = _counts(of_images[0], len(part), tables[0].shape[1]) if shared else None
+        for one, count, rng in zip(tables, times.T, of_images, strict=True):
+            if drawn is not None:
+                part += count * _medians(one, drawn) / subjects
+                continue
+            rows = np.repeat(np.arange(len(part)), count)
+            found = _medians(one, _counts(rng, len(rows), one.shape[1]))
+            part += np.bincount(rows, found, minlength=len(part)) / subjects
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def _medians(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Medians of (seeds, images) where each image is there so often, (resamples, images), averaged over seeds."""
+    n, found = values.shape[1], np.zeros(len(counts))
+    for one in values:
+        order = one.argsort()
+        passed = counts[:, order].cumsum(axis=1)
+        middle = [one[order][(passed > place).argmax(axis=1)] for place in ((n - 1) // 2, n // 2)]
+        found += (middle[0] + middle[1]) / 2
+    return found / len(values)
 
 
 def _check(values: Sequence[NDArray[np.float64]], resamples: int) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from alignvis.stats import bootstrap, wilson
+from alignvis.intervals import interval
+from alignvis.retrieval import TOP
+from alignvis.stats import wilson
 
 WIDTH = 110  # of sentences
 Score = dict[str, Any]
@@ -25,6 +27,7 @@ class Column:
 
     title: str
     cell: Callable[[Subjects], str]
+    below: Callable[[Subjects], str] | None = None  # what stands under the cell: its interval
 
 
 def scores_table(scores: Sequence[Score], *, full: bool = False, transductive: bool = False) -> str:
@@ -32,14 +35,14 @@ def scores_table(scores: Sequence[Score], *, full: bool = False, transductive: b
 
     Args:
         scores: as `scoring.score_all` returns them.
-        full: with n-way scores and the other direction, from a picture to the response.
+        full: with n-way scores and the other direction, from a picture to the response, each with its interval.
         transductive: with a block of scores that look at the whole test batch.
     """
     blocks: dict[tuple, list[Score]] = {}
     for score in scores:
         blocks.setdefault(protocol(score), []).append(score)
     text = [_block(rows, full, transductive) for rows in blocks.values()]
-    return "\n\n".join([*text, _filled(_explained(scores))])
+    return "\n\n".join([*text, _filled(_explained(scores, full))])
 
 
 def protocol(score: Score) -> tuple:
@@ -95,12 +98,13 @@ def _block(scores: Sequence[Score], full: bool, transductive: bool) -> str:
     if any(score["class_centres"] for score in scores):
         lines += _centres([score for score in scores if score["class_centres"]], differ)
     if full:
-        ways = sorted({int(way) for score in scores for way in score["n_way"]})
-        columns = [Column(f"{way}-way %", _mean(lambda s, way=way: s["n_way"][str(way)])) for way in ways]
-        lines += ["", "n-way: the right picture against n - 1 others, mean over all ways to draw these", ""]
-        lines += [*table(scores, differ, columns), "chance: one in n"]
-        lines += ["", "from a picture to the response, among the responses", "", *table(scores, differ, BACK)]
-        lines += [_chance(scores[0])]
+        ways = sorted({int(way) for score in scores for way in score["n_way"]} - {2})
+        lines += ["", "each with its interval", "", *table(scores, differ, EVERY), _chance(scores[0])]
+        if ways:
+            lines += ["", "n-way: the right picture against n - 1 others, mean over all ways to draw these", ""]
+            lines += [*table(scores, differ, [_n_way(way) for way in ways]), "chance: one in n"]
+        lines += ["", "from a picture to the response, among the responses", ""]
+        lines += [*table(list(map(_backwards, scores)), differ, EVERY), _chance(scores[0])]
     if transductive:
         lines += ["", "TRANSDUCTIVE: looks at the whole test batch; not to be compared with the scores above", ""]
         lines += table(scores, differ, WHOLE_BATCH)
@@ -132,13 +136,27 @@ def table(scores: Sequence[Score], differ: Sequence[str], columns: Sequence[Colu
     for key, subjects in ordered:
         label = tuple({True: "yes", False: "no"}.get(value, str(value)) for value in key)
         for subject, seeds in sorted(subjects.items()):
-            rows.append((*label, str(subject), str(_seeds(seeds)), *(column.cell([seeds]) for column in columns)))
+            rows += _rows((*label, str(subject), str(_seeds(seeds))), [seeds], columns)
         if len(subjects) > 1:
             all_of = list(subjects.values())
             counts = sorted({_seeds(seeds) for seeds in all_of})
             seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-            rows.append((*label, f"all {len(subjects)}", seeds, *(column.cell(all_of) for column in columns)))
+            rows += _rows((*label, f"all {len(subjects)}", seeds), all_of, columns)
     return lay_out(rows)
+
+
+def _rows(label: tuple[str, ...], subjects: Subjects, columns: Sequence[Column]) -> list[tuple[str, ...]]:
+    """One row, and a second one where something stands below its cells."""
+    rows = [(*label, *(column.cell(subjects) for column in columns))]
+    if any(column.below for column in columns):
+        below = [column.below(subjects) if column.below else "" for column in columns]
+        rows.append((*[""] * len(label), *below))
+    return rows
+
+
+def _backwards(score: Score) -> Score:
+    """The other direction of a score: pictures are the queries, and responses the gallery."""
+    return score | score["image_to_brain"] | {"n": score["gallery"], "gallery": score["n"]}
 
 
 def _seeds(scores: Sequence[Score]) -> int:
@@ -161,15 +179,17 @@ def _chance(score: Score) -> str:
     )
 
 
-def _explained(scores: Sequence[Score]) -> str:
+def _explained(scores: Sequence[Score], full: bool) -> str:
     """What the columns mean, as far as they are there."""
     subjects = {(protocol(score), *(score[key] for key in KIND)): set() for score in scores}
     for score in scores:
         subjects[(protocol(score), *(score[key] for key in KIND))].add(score["subject"])
     several = any(len(found) > 1 for found in subjects.values())
+    means = " (of what is no share of right ones by Student's t, of medians by order statistics)" if full else ""
     over = "; of 'all': bootstrap over subjects and pictures" if several else ""
     return (
-        f"intervals: 95 %, Wilson over the test pictures, at the mean over seeds{over}; seed SD: of top-1, in points, "
+        f"intervals: 95 %, Wilson over the test pictures, at the mean over seeds{means}{over}; seed SD: of top-1, in "
+        "points, "
         "never in the interval; MRR: mean of one over the rank; 2-way: against one other picture"
     )
 
@@ -270,22 +290,12 @@ def _value(subjects: Subjects, get: Callable[[Score], float]) -> float:
     return float(np.mean([np.mean([get(score) for score in seeds]) for seeds in subjects]))
 
 
-def _mean(get: Callable[[Score], float], form: Callable[[float], str] = lambda share: f"{100 * share:.1f}") -> Any:
+def _share(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _mean(get: Callable[[Score], float], form: Callable[[float], str] = _share) -> Any:
     return lambda subjects: form(_value(subjects, get))
-
-
-def interval(subjects: Subjects) -> tuple[float, float] | None:
-    """Of top-1: Wilson's over images for one subject, at the mean over its seeds; over several by bootstrap.
-
-    None where every response of every subject was right, or none was: that does not tell how others differ.
-    """
-    if len(subjects) == 1:
-        return wilson(_value(subjects, lambda score: score["top1"]), subjects[0][0]["n"])
-    hits = [np.mean([np.array(score["ranks"]) == 1 for score in seeds], axis=0) for seeds in subjects]
-    if len({share for one in hits for share in one.tolist()}) == 1:
-        return None
-    same = len({score["images_sha256"] for seeds in subjects for score in seeds}) == 1
-    return bootstrap(np.stack(hits) if same else hits)
 
 
 def seed_spread(subjects: Subjects) -> float | None:
@@ -331,6 +341,22 @@ def _mrr(value: float) -> str:
     return f"{value:.3f}"
 
 
+def _with_interval(
+    measure: str, title: str, form: Callable[[float], str] = _share, get: Callable[[Score], float] | None = None
+) -> Column:
+    """A measure with its interval below it; ``get`` where a score does not hold it by its name."""
+
+    def below(subjects: Subjects) -> str:
+        ends = interval(subjects, measure)
+        return "-" if ends is None else "–".join(map(form, ends))
+
+    return Column(title, _mean(get or (lambda score: score[measure]), form), below)
+
+
+def _n_way(ways: int) -> Column:
+    return _with_interval(f"{ways}-way", f"{ways}-way %", get=lambda score: score["n_way"][str(ways)])
+
+
 MAIN = (
     Column("top-1 %", _mean(lambda score: score["top1"])),
     Column("95 % interval", lambda subjects: shown_interval(interval(subjects))),
@@ -340,12 +366,11 @@ MAIN = (
     Column("MRR", _mean(lambda score: score["mrr"], _mrr)),
     Column("2-way %", _mean(lambda score: score["pairwise"])),
 )
-BACK = (
-    Column("top-1 %", _mean(lambda score: score["image_to_brain"]["top1"])),
-    Column("top-5 %", _mean(lambda score: score["image_to_brain"]["top5"])),
-    Column("median rank", _mean(lambda score: score["image_to_brain"]["median_rank"], _rank)),
-    Column("MRR", _mean(lambda score: score["image_to_brain"]["mrr"], _mrr)),
-    Column("2-way %", _mean(lambda score: score["image_to_brain"]["pairwise"])),
+EVERY = (
+    *(_with_interval(f"top{k}", f"top-{k} %") for k in TOP),
+    _with_interval("median_rank", "median rank", _rank),
+    _with_interval("mrr", "MRR", _mrr),
+    _with_interval("pairwise", "2-way %"),
 )
 SMALL = (*_draws("brain_to_image"), *_draws("image_to_brain"))
 WHOLE_BATCH = (

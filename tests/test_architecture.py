@@ -21,7 +21,7 @@ LEVELS = {
     "store": 1, "pickle_machine": 1, "pickles": 1, "loss": 1, "retrieval": 1, "stats": 1, "encoders": 1, "stack": 1,
     "hdf5": 1, "matlab": 1,
     "averaging": 2, "human": 2, "alignment": 2, "pairs": 2, "decoder": 2, "images": 2, "recordings": 2,
-    "paired": 1, "transductive": 2, "reliability": 1,
+    "paired": 1, "transductive": 2, "intervals": 2, "reliability": 1,
     "exchange": 3, "training": 3, "plans": 3, "finding": 3, "runs": 3, "table": 3, "listing": 3,
     "unfinished": 4, "asking": 4, "twins": 4, "contents": 4, "human_scores": 4, "representations": 4,
     "check": 5, "repetitions": 5, "scoring": 6, "train_runs": 5,

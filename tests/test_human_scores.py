@@ -10,7 +10,7 @@ import pytest
 from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.human_scores import HEAD, alignment_table, common_kind, retrieval_of, score_tables
-from alignvis.runs import TOP
+from alignvis.retrieval import MEASURES, TOP
 from alignvis.stats import wilson
 from alignvis.store import load_features, write_table
 from tests.tables import write_features
@@ -49,8 +49,11 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
     score = {"recipe": "alignvis", "validation": "concept", "n": 200, "gallery": 200, "repetitions": 80, "answers": 90}
     score |= {"queries_fingerprint": "", "median_rank": 9.0, "median_rank_chance": 100.5}
     rest = {"median_rank": 9.0, "mrr": 0.2, "pairwise": 0.9}
+    intervals = {f"{measure}_interval": [0.0, 1.0] for measure in MEASURES}
+    rest |= intervals | {"ranks": [9] * changes.get("gallery", 200)}
+    score |= intervals
     for k in TOP:
-        score |= {f"top{k}": top1, f"top{k}_interval": [0.0, 1.0], f"top{k}_chance": k / 200}
+        score |= {f"top{k}": top1, f"top{k}_chance": k / 200}
         rest[f"top{k}"] = 0.0
     score |= {
         "target": "embeddings",
@@ -58,6 +61,7 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
         "images_sha256": "",
         "ranks": [1] * changes.get("n", 200),
         "n_way": {},
+        "n_way_interval": {},
     }
     score |= {**{key: rest[key] for key in ("mrr", "pairwise")}, "mrr_chance": 0.03, "pairwise_chance": 0.5}
     score |= {"image_to_brain": rest, "transductive": {"csls": {"top1": 0.0, "top5": 0.0}, "one_to_one": None}}

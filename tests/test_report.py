@@ -12,11 +12,11 @@ from alignvis import files
 from alignvis.cli import main
 from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
+from alignvis.intervals import interval as interval_of
 from alignvis.reports.html import Html, element, join, table, text
 from alignvis.reports.numbers import interval, number, pair, percent, plain, points, several
 from alignvis.reports.writing import write_report
 from alignvis.stats import bootstrap
-from alignvis.table import interval as interval_of
 from alignvis.table import scores_table
 from tests.reported import HOSTILE, Page, scores_of, twins, written
 
@@ -64,16 +64,21 @@ def test_each_row_of_scores_is_what_scores_json_of_the_cited_run_says(made, page
             (row,) = [row for row in rows if name in row["embedding"] and row["subject"] == str(subject)]
             low, high = scores["top1_interval"]
             assert row["top-1 (95 % interval)"] == f"{100 * scores['top1']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-            assert (
-                row["top-5"] == f"{100 * scores['top5']:.1f}" and row["pairwise"] == f"{100 * scores['pairwise']:.1f}"
-            )
-            assert row["median rank"] == f"{scores['median_rank']:g}" and row["seeds"] == "1"
+            for title, measure in (("top-5", "top5"), ("pairwise", "pairwise")):
+                low, high = scores[f"{measure}_interval"]
+                assert row[title] == f"{100 * scores[measure]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            for title, measure in (("median rank", "median_rank"), ("MRR", "mrr")):
+                low, high = scores[f"{measure}_interval"]
+                assert row[title] == f"{scores[measure]:.3g} ({low:.3g} to {high:.3g})"
+            assert row["seeds"] == "1"
             assert row["runs"] == f"[{numbers[f'sub-{subject:02d}_{name}']}]"
         both = [scores_of(made, f"sub-{subject:02d}_{name}") for subject in (1, 2)]
         (row,) = [row for row in rows if name in row["embedding"] and row["subject"] == "all 2"]
         low, high = bootstrap(np.array([scores["ranks"] for scores in both]) == 1)  # of subjects and pictures
         mean = np.mean([scores["top1"] for scores in both])
         assert row["top-1 (95 % interval)"] == f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        ends = interval_of([[scores] for scores in both], "mrr")
+        assert row["MRR"].endswith(f"({ends[0]:.3g} to {ends[1]:.3g})")
         said = f"{100 * low:.1f} to {100 * high:.1f} %, bootstrap over 2 subjects and pictures"
         assert any(said in image["alt"] for image in page.of("img")), said  # the same everywhere
     assert [row["embedding"][0] for row in rows] == [*"●●●○○○"]  # aligned ones first
@@ -89,7 +94,9 @@ def test_seeds_are_averaged_before_subjects_and_their_spread_stands_apart(root, 
         for name in ("record.json", "scores.json"):
             path = root / "runs" / run / name
             found = json.loads(path.read_text())
-            files.write_json(path, found | {"seed": seed} | ({"top1": top1} if name == "scores.json" else {}))
+            ranks = [1] * round(40 * top1) + [7] * round(40 - 40 * top1)
+            made_up = {"top1": top1, "ranks": ranks} if name == "scores.json" else {}
+            files.write_json(path, found | {"seed": seed} | made_up)
     rows = written(root, ["sub-01_human", "again", "sub-02_human"]).table("top-1 (95 % interval)")
     one, two, both = [row for row in rows if "human" in row["embedding"]]
     assert one["seeds"] == "2" and one["top-1 (95 % interval)"].startswith("60.0 ± 14.1 (44.6 to 73.7)")
@@ -114,7 +121,9 @@ def test_directions_and_transductive_scores_stand_in_tables_of_their_own(made, p
     tables = [table for table in page.tables if "top-1 (95 % interval)" in table[0]]
     assert len(tables) == 2
     backwards = [row for row in tables[1] if "human" in row[1] and row[2] == "1"][0]
-    assert backwards[tables[1][0].index("top-3")] == f"{100 * scores['image_to_brain']['top3']:.1f}"
+    low, high = (f"{100 * end:.1f}" for end in scores["image_to_brain"]["top3_interval"])
+    top3 = backwards[tables[1][0].index("top-3")]
+    assert top3 == f"{100 * scores['image_to_brain']['top3']:.1f} ({low} to {high})"
     top1 = backwards[tables[1][0].index("top-1 (95 % interval)")]
     assert (
         top1.startswith(f"{100 * scores['image_to_brain']['top1']:.1f} (")
@@ -125,7 +134,8 @@ def test_directions_and_transductive_scores_stand_in_tables_of_their_own(made, p
     assert all("CSLS" not in cell for table in tables for row in table for cell in row)
     assert "TRANSDUCTIVE" in page.text.split("CSLS, top-1")[0]
     (row,) = [r for r in page.table("10-way") if "human" in r["embedding"] and r["subject"] == "1"]
-    assert row["10-way"] == f"{100 * scores['n_way']['10']:.1f}"
+    low, high = (f"{100 * end:.1f}" for end in scores["n_way_interval"]["10"])
+    assert row["10-way"] == f"{100 * scores['n_way']['10']:.1f} ({low} to {high})"
 
 
 def test_class_centres_and_drawn_galleries_are_never_mixed_with_exact_images(root):
@@ -214,18 +224,6 @@ def test_scores_of_an_earlier_alignvis_and_results_that_are_damaged_are_said_and
     page = written(root)
     assert "does not hold a result that can be shown" in page.text and "is not readable as JSON" in page.text
     assert page.text.count("explain.json") > 0
-
-
-def test_results_of_other_recordings_are_not_shown_beside_these(root):
-    responses = scores_of(root, "sub-01_human")["queries_fingerprint"]
-    result = {"dataset": "tiny", "subjects": [1], "simulated": True, "n": 40, "responses": [{"fingerprint": responses}],
-              "features": [{"features": "human", "aligned": True, "peak": {"r": 0.25, "interval": [0.1, 0.4], "time": 0.12}}]}  # noqa: E501  # fmt: skip
-    (root / "results").mkdir()
-    files.write_json(root / "results/rsa_tiny_sub-01.json", result)
-    (row,) = written(root).table("highest correlation (95 % interval)")
-    assert row["highest correlation (95 % interval)"] == "0.25 (0.1 to 0.4)" and row["at, ms"] == "120"
-    files.write_json(root / "results/rsa_tiny_sub-01.json", result | {"responses": [{"fingerprint": "other"}]})
-    assert not any("highest correlation (95 % interval)" in table[0] for table in written(root).tables)
 
 
 def strings(value, path=()):
@@ -373,10 +371,15 @@ def test_the_answer_without_twins_has_the_interval_that_eval_prints(root):
     assert f"{100 * low:.1f} to {100 * high:.1f}" in scores_table(scores)
 
 
-def test_from_picture_to_brain_no_interval_over_subjects_is_borrowed_from_the_other_direction(page):
+def test_from_picture_to_brain_the_interval_is_of_that_direction(made, page):
     backwards = [table for table in page.tables if "top-1 (95 % interval)" in table[0]][1]
-    cells = [row[4] for row in backwards if row[2] == "all 2"]
-    assert len(cells) == 2 and all("(" not in cell for cell in cells)
+    for name in ("human", "plain"):
+        scores = [scores_of(made, f"sub-0{subject}_{name}") for subject in (1, 2)]
+        hits = np.array([score["image_to_brain"]["ranks"] for score in scores]) == 1
+        low, high = bootstrap(hits)
+        (cell,) = [row[4] for row in backwards if row[2] == "all 2" and name in row[1]]
+        assert cell == f"{100 * hits.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        assert (hits != (np.array([score["ranks"] for score in scores]) == 1)).any()
 
 
 def test_runs_that_named_nearly_always_the_same_picture_are_said_to_have(root, page, monkeypatch):

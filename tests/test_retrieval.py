@@ -10,7 +10,9 @@ from scipy.stats import hypergeom, pearsonr, rankdata
 
 from alignvis.errors import AlignvisError
 from alignvis.retrieval import (
+    MEASURES,
     chances,
+    each,
     measures,
     n_way,
     named_first,
@@ -120,6 +122,20 @@ def test_the_median_of_an_even_number_of_ranks_lies_between_the_two_in_the_middl
     assert of_places(torch.tensor([9, 1, 2, 5]), 10)["median_rank"] == 3.5 == np.median([9, 1, 2, 5])
     every = of_places(torch.arange(1, 201), 200)
     assert {key: every[key] for key in chances(200)} == pytest.approx(chances(200))  # one of each rank is chance
+
+
+def test_what_each_query_is_worth_adds_up_to_the_measures():
+    places = ranks(random(30, 30), torch.arange(30))
+    found = of_places(places, 30)
+    for name in MEASURES:
+        worth = each(places, 30, name)
+        assert worth.shape == (30,) and worth.dtype == torch.float64
+        assert found[name] == (np.median(worth) if name == "median_rank" else worth.mean().item())
+    assert each(places, 30, "10-way").mean().item() == n_way(places, 30, 10) != n_way(places, 30, 2)
+    assert each(torch.tensor([1, 3, 4]), 5, "top3").tolist() == [1, 1, 0]
+    assert each(torch.tensor([1, 4]), 5, "mrr").tolist() == [1, 0.25]
+    assert each(torch.tensor([1, 2, 5]), 5, "pairwise").tolist() == pytest.approx([1, 0.75, 0])
+    assert each(torch.tensor([1]), 1, "pairwise").tolist() == [1]
 
 
 def test_pairwise_counts_the_wins_over_every_other_picture_and_a_tie_is_none():

@@ -60,7 +60,9 @@ def test_everything_follows_from_the_stored_similarities(root):
     similarities, ids = scoring.read_similarity(run, read_record(run), scores)
     targets = torch.arange(40)
     assert {key: scores[key] for key in measures(similarities, targets)} == measures(similarities, targets)
-    assert scores["image_to_brain"] == measures(similarities.T, targets)
+    back = scores["image_to_brain"]
+    assert {key: back[key] for key in measures(similarities.T, targets)} == measures(similarities.T, targets)
+    assert back["ranks"] == [ranks(similarities.T, targets)[ids.index(image)].item() for image in sorted(ids)]
     assert scores["transductive"] == transductive(similarities, targets)
     places = ranks(similarities, targets)
     assert scores["n_way"] == {"2": n_way(places, 40, 2), "10": n_way(places, 40, 10)}  # as far as the gallery goes

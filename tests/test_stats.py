@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, t
+from scipy.stats import binom, binomtest, quantile_test, t
 
 from alignvis import stats
 from alignvis.errors import AlignvisError
-from alignvis.stats import bootstrap, crossed_means, nested_means, student, wilson
+from alignvis.stats import bootstrap, bootstrap_of_medians, crossed_means, nested_means, of_median, student, wilson
 
 
 def some_hits(subjects: int = 6, images: int = 40, seed: int = 0) -> np.ndarray:
@@ -34,6 +34,82 @@ def test_student_is_scipys(level):
     expected = t.interval(level, 3, np.mean(shares), np.std(shares, ddof=1) / 2)
     assert student(shares, level) == pytest.approx(expected)
     assert student([0.0, 0.9]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [6, 7, 40, 200, 201])
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_of_a_median_is_scipys(n, level):
+    values = np.random.default_rng(n).integers(1, 60, n)
+    expected = quantile_test(values, q=values[0], p=0.5).confidence_interval(level)
+    assert of_median(values, level) == (expected.low, expected.high)
+
+
+def test_too_few_values_have_no_interval_of_their_median():
+    """Five tosses of a coin fall alike in 1 of 16 cases, six in 1 of 32."""
+    assert of_median(range(5)) is None and of_median([]) is None and of_median([3]) is None
+    assert of_median(range(6)) == (0, 5) and of_median(range(4), 0.8) == (0, 3)
+
+
+@pytest.mark.parametrize("n", [11, 50])
+def test_the_interval_of_a_median_holds_it_as_often_as_the_binomial_says(n):
+    values = np.random.default_rng(0).exponential(size=(4000, n))
+    ends = np.array([of_median(row) for row in values])
+    first = int(np.searchsorted(np.sort(values[0]), ends[0, 0]))
+    held = np.mean((ends[:, 0] <= np.log(2)) & (np.log(2) <= ends[:, 1]))
+    assert held == pytest.approx(1 - 2 * binom.cdf(first, n, 0.5), abs=0.01) and held > 0.945
+
+
+def slow_medians(values: list[np.ndarray], shared: bool, resamples: int, seed: int) -> np.ndarray:
+    """The definition, one resample after the other: (seeds, images) of each subject."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = rng.integers(values[0].shape[1], size=values[0].shape[1])
+        each = []
+        for one in rng.integers(len(values), size=len(values)) if len(values) > 1 else [0]:
+            mine = drawn if shared else rng.integers(values[one].shape[1], size=values[one].shape[1])
+            each.append(np.median(values[one][:, mine], axis=1).mean())
+        found.append(np.mean(each))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("images", [31, 40])
+def test_the_bootstrap_of_medians_is_its_slow_twin(shared, images):
+    rng = np.random.default_rng(1)
+    ease = rng.gamma(2, 4, images)  # a picture that is easy is easy for all
+    sizes = [2, 2, 3] if shared else [2, 1, 3]
+    values = [1 + rng.poisson(ease * level, (seeds, images)) for seeds, level in zip(sizes, (1, 1.1, 1.2), strict=True)]
+    low, high = bootstrap_of_medians(values, shared=shared, resamples=20_000)
+    slow = np.quantile(slow_medians(values, shared, 6_000, 3), [0.025, 0.975])
+    assert (low, high) == pytest.approx(slow, rel=0.05)
+    other = bootstrap_of_medians(values, shared=not shared, resamples=20_000)
+    assert abs(other[1] - other[0] - high + low) > 0.5  # drawing them the other way would be seen
+
+
+def test_the_bootstrap_of_medians_does_not_depend_on_how_much_is_done_at_a_time(monkeypatch):
+    values = [np.arange(20.0)[None] ** 1.5, 3 * np.arange(20.0)[None]]
+    found = [bootstrap_of_medians(values, shared=shared, resamples=300) for shared in (True, False)]
+    assert found == [bootstrap_of_medians(values, shared=shared, resamples=300) for shared in (True, False)]
+    monkeypatch.setattr(stats, "CHUNK", 300)
+    assert found == [bootstrap_of_medians(values, shared=shared, resamples=300) for shared in (True, False)]
+    assert bootstrap_of_medians(values[:1], shared=True, resamples=300) == bootstrap_of_medians(
+        values[:1], shared=False, resamples=300
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([np.ones(3)], "(seeds, images)"),
+        ([], "one subject"),
+        ([np.ones((1, 0))], "one image"),
+        ([np.array([[1.0, np.nan]])], "not finite"),
+    ],
+)
+def test_medians_of_nothing_are_refused(values, said):
+    with pytest.raises(AlignvisError) as error:
+        bootstrap_of_medians(values, shared=True)
+    assert said in str(error.value)
 
 
 def slow_crossed(hits: np.ndarray, resamples: int, seed: int) -> np.ndarray:

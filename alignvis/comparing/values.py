@@ -1,47 +1,43 @@
 """What a run says of each test image, from its stored similarities."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alignvis import store
 from alignvis.comparing.sides import Scored
 from alignvis.errors import AlignvisError
-from alignvis.retrieval import chances, ranks
+from alignvis.retrieval import chances, each, of_places, ranks
 from alignvis.scoring import read_similarity
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A value an image.
+    """One of `retrieval.measures` that is a mean over images.
 
     Attributes:
-        of: (ranks (images,) from 1, gallery size) -> (images,).
+        name: as `retrieval.each` takes it.
         title, unit: what tables call it, and its differences.
         scale: what it is multiplied by there.
     """
 
-    of: Callable[[Tensor, int], Tensor]
+    name: str
     title: str
     unit: str
     scale: float
 
 
 METRICS = {
-    "top1": Metric(lambda places, gallery: places <= 1, "top-1, %", "points", 100),
-    "top5": Metric(lambda places, gallery: places <= 5, "top-5, %", "points", 100),
-    "mrr": Metric(lambda places, gallery: places.double().reciprocal(), "mean reciprocal rank", "", 1),
-    "pairwise": Metric(
-        lambda places, gallery: (gallery - places).double() / (gallery - 1),
-        "pairwise (two-way) accuracy, %",
-        "points",
-        100,
-    ),
+    metric.name: metric
+    for metric in (
+        Metric("top1", "top-1, %", "points", 100),
+        Metric("top5", "top-5, %", "points", 100),
+        Metric("mrr", "mean reciprocal rank", "", 1),
+        Metric("pairwise", "pairwise (two-way) accuracy, %", "points", 100),
+    )
 }
 
 
@@ -80,13 +76,15 @@ def values_of(one: Scored, metric: Metric) -> Values:
     if gallery < 2:
         raise AlignvisError(f"{one.run} was asked among one picture only, which says nothing; record more test images")
     places = ranks(similarities, torch.arange(len(images)))
-    top1 = (places == 1).double().mean().item()
-    if abs(top1 - one.scores["top1"]) > 1e-9:
+    found, values = of_places(places, gallery), each(places, gallery, metric.name)
+    wrong = [name for name in METRICS if abs(found[name] - one.scores[name]) > 1e-9]
+    if wrong:
+        stated, given = (of[wrong[0]] for of in (one.scores, found))
         raise AlignvisError(
-            f"the scores in {one.run} state a top-1 of {one.scores['top1']:.4f} and its similarities give {top1:.4f}; "
-            f"score it again with: alignvis eval {one.run} --overwrite"
+            f"the scores in {one.run} state a {METRICS[wrong[0]].title.removesuffix(', %')} of {stated:.4f} and its "
+            f"similarities give {given:.4f}; score it again with: alignvis eval {one.run} --overwrite"
         )
-    return Values(metric.of(places, gallery).double().numpy(), images)
+    return Values(values.numpy(), images)
 
 
 def chance_of(name: str, gallery: int) -> float:

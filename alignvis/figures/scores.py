@@ -14,7 +14,8 @@ from alignvis.errors import AlignvisError
 from alignvis.figures.pooled import Pooled, coloured, interval_said, numbers, pool
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
 from alignvis.figures.words import INK, room_beside, wrapped
-from alignvis.table import interval, repetitions
+from alignvis.intervals import interval
+from alignvis.table import repetitions
 
 BLOCK = (
     "dataset",

@@ -9,13 +9,13 @@ import torch
 from alignvis import files
 from alignvis.committee import combine
 from alignvis.errors import AlignvisError
+from alignvis.intervals import interval as over_subjects
 from alignvis.reports.entries import Entry, cited, command
 from alignvis.reports.html import Html, code, element, join, paragraph, table
 from alignvis.reports.numbers import count, interval, mean, percent, plain, several
 from alignvis.retrieval import ranks
 from alignvis.scoring import read_similarity
 from alignvis.stats import wilson
-from alignvis.table import interval as over_subjects
 
 Row = dict[str, Any]
 NUMBER = (int, float)

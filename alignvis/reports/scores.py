@@ -1,33 +1,57 @@
 """Tables of scores: one row an encoder, features and subject; galleries of different kinds stay apart."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignvis.intervals import interval
 from alignvis.reports.entries import Entry, by_encoder, cited, command, marked, missing, source
 from alignvis.reports.html import Html, element, join, paragraph, table
 from alignvis.reports.numbers import DASH, count, mean, number, percent, plain
 from alignvis.reports.numbers import interval as shown
 from alignvis.reports.protocol import averaged, named
+from alignvis.retrieval import TOP
 from alignvis.scoring import gives_same_answer
-from alignvis.stats import wilson
-from alignvis.table import interval
 
 HEAD = ("brain encoder", "embedding", "subject", "seeds")
 Find = Callable[[dict[str, Any]], dict[str, Any]]
-Column = tuple[str, Callable[[dict[str, Any]], Any], str, Find]  # title, value, kind, and the part of scores it is of
+
+
+def _whole(scores: dict[str, Any]) -> dict[str, Any]:
+    return scores
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of scores.
+
+    Attributes:
+        title: what stands above it.
+        value: what scores say, a share or another number.
+        share: whether it is a share, shown per cent.
+        measure: which one it is, where ranks tell its interval, as `intervals.interval` takes it.
+        of: the part of scores that holds these ranks.
+    """
+
+    title: str
+    value: Callable[[dict[str, Any]], Any]
+    share: bool = True
+    measure: str | None = None
+    of: Find = _whole
 
 
 def tables(kinds: Sequence[Sequence[Entry]], root: Path) -> list[Html]:
     """All tables of scores, a group of them for each kind of runs that may be compared."""
     parts = [
         paragraph("All shares are per cent. ", Html("● aligned to human similarity judgements, ○ not aligned. "),
-                  "Rows of one subject: mean over seeds ± SD over seeds, 95 % Wilson interval over test pictures. Rows "
-                  "of all subjects: mean over subjects, 95 % interval by bootstrap over subjects and pictures, which "
-                  "is too short for fewer than five subjects; from picture to brain it has none. "
-                  "MRR: mean of one over the rank. Numbers in brackets are the runs, listed at the end.", kind="note"),
+                  "In brackets: 95 % intervals. Rows of one subject: mean over seeds ± SD over seeds; interval over "
+                  "test pictures, of shares among the best k Wilson's, of other means Student's, of medians by order "
+                  "statistics. Rows of all subjects: mean over subjects; interval by bootstrap over subjects and "
+                  "pictures, which is too short for fewer than five subjects. MRR: mean of one over the rank. Numbers "
+                  "in square brackets are the runs, listed at the end.", kind="note"),
     ]  # fmt: skip
     for entries in kinds:
         if len(kinds) > 1:
@@ -50,7 +74,7 @@ def _of_one_kind(entries: Sequence[Entry], root: Path) -> list[Html]:
     n, gallery = first["n"], first["gallery"]
     about = f"{n:,} test responses, each the mean of {averaged(first)}, among {gallery:,} pictures"
     parts += [_table(join(element("strong", "From brain to picture."), f" Which picture was seen? {about}."), scored,
-                     [_top1(lambda scores: scores, "top1"), *_usual(lambda scores: scores)], _chance(gallery)),
+                     _usual(_whole), _chance(gallery)),
               source("scores.json", scored)]  # fmt: skip
     parts += _same_answer(scored)
     parts += _optional(scored, root, gallery)
@@ -77,7 +101,7 @@ def _optional(scored: Sequence[Entry], root: Path, gallery: int) -> list[Html]:
     parts: list[Html] = []
     backwards = [entry for entry in scored if _part(entry, "image_to_brain")]
     if backwards:
-        columns = [_top1(_within("image_to_brain"), "top1"), *_usual(_within("image_to_brain"))]
+        columns = _usual(_within("image_to_brain"))
         title = join(element("strong", "From picture to brain."), " Which response belongs to a picture? Same matrix.")
         parts += [_table(title, backwards, columns, _chance(gallery)), source("scores.json, image_to_brain", backwards)]
     else:
@@ -87,7 +111,7 @@ def _optional(scored: Sequence[Entry], root: Path, gallery: int) -> list[Html]:
     ways = [entry for entry in scored if _part(entry, "n_way")]
     if ways:
         sizes = sorted({key for entry in ways for key in _part(entry, "n_way") if key.isdecimal()}, key=int)[:8]
-        columns = [_share(f"{int(size)}-way", _within("n_way"), size) for size in sizes]
+        columns = [_n_way(size) for size in sizes]
         title = join(element("strong", "Right among n."), " Exact expectation over all sets of n − 1 other pictures of "
                      "the gallery; nothing was drawn.")  # fmt: skip
         chance = [percent(1 / int(size), unit=False) for size in sizes]
@@ -102,7 +126,7 @@ def _other_galleries(scored: Sequence[Entry]) -> list[Html]:
     centres = [entry for entry in scored if _part(entry, "class_centres")]
     if centres:
         size = number(_part(centres[0], "class_centres").get("gallery"))
-        columns = [_top1(_within("class_centres"), "top1"), *_usual(_within("class_centres"))]
+        columns = _usual(_within("class_centres"))
         title = join(element("strong", "Among class centres."), f" The gallery is {plain(size, 6)} means over other "
                      "pictures of each concept, not the pictures seen: an easier or harder question, never to be "
                      "mixed with the one above.")  # fmt: skip
@@ -172,20 +196,23 @@ def _within(*keys: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return find
 
 
-def _top1(find: Callable[[dict[str, Any]], dict[str, Any]], key: str) -> Column:
-    return "top-1 (95 % interval)", lambda scores: find(scores).get(key), "with interval", find
+def _share(title: str, find: Find, key: str) -> Column:
+    return Column(title, lambda scores: find(scores).get(key))
 
 
-def _share(title: str, find: Callable[[dict[str, Any]], dict[str, Any]], key: str) -> Column:
-    return title, lambda scores: find(scores).get(key), "share", find
+def _n_way(size: str) -> Column:
+    return Column(f"{int(size)}-way", lambda scores: _within("n_way")(scores).get(size), measure=f"{int(size)}-way")
 
 
-def _usual(find: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Column]:
-    columns = [_share(f"top-{k}", find, f"top{k}") for k in (3, 5, 10)]
-    columns.append(_share("pairwise", find, "pairwise"))
-    columns.append(("median rank", lambda scores: find(scores).get("median_rank"), "number", find))
-    columns.append(("MRR", lambda scores: find(scores).get("mrr"), "number", find))
-    return columns
+def _usual(find: Find) -> list[Column]:
+    """All measures of one direction, each with its interval."""
+
+    def column(title: str, measure: str, share: bool = True) -> Column:
+        return Column(title, lambda scores: find(scores).get(measure), share, measure, find)
+
+    shares = [column(f"top-{k}" + " (95 % interval)" * (k == 1), f"top{k}") for k in TOP]
+    shares.append(column("pairwise", "pairwise"))
+    return [*shares, column("median rank", "median_rank", False), column("MRR", "mrr", False)]
 
 
 def _chance(gallery: float | None) -> list[str]:
@@ -216,11 +243,11 @@ def _table(caption: Html, entries: Sequence[Entry], columns: Sequence[Column], c
             cells = [_over_subjects(column, list(subjects.values())) for column in shown]
             rows.append([*label, element("strong", f"all {len(subjects)}"), "", *cells, cited(runs)])
     rows.append([element("em", "chance"), "", "", "", *kept, ""])
-    return table(caption, [*HEAD, *(column[0] for column in shown), "runs"], rows, names=2)
+    return table(caption, [*HEAD, *(column.title for column in shown), "runs"], rows, names=2)
 
 
 def _value(column: Column, entry: Entry) -> float | None:
-    return number(column[1](entry.scores or {}))
+    return number(column.value(entry.scores or {}))
 
 
 def _over_seeds(column: Column, entries: Sequence[Entry]) -> str | Html:
@@ -228,34 +255,31 @@ def _over_seeds(column: Column, entries: Sequence[Entry]) -> str | Html:
     middle = mean(values)
     if middle is None:
         return DASH
-    if column[2] == "number":
-        return plain(middle)
-    shown_mean = join(percent(middle, unit=False))
-    if len(values) > 1:
-        shown_mean = join(shown_mean, " ", Html("<wbr>"), f"± {100 * np.std(values, ddof=1):.1f}")
-    if column[2] == "share" or not 0 <= middle <= 1:
-        return shown_mean
-    return join(shown_mean, _around(wilson(middle, (entries[0].scores or {})["n"])))
-
-
-def _around(ends: tuple[float, float] | None) -> Html:
-    """An interval, on a line of its own where there is little room."""
-    return join("" if ends is None else join(" ", Html("<wbr>"), f"({shown(ends)})"))
+    spread = ""
+    if column.share and len(values) > 1:
+        spread = join(" ", Html("<wbr>"), f"± {100 * np.std(values, ddof=1):.1f}")
+    return join(_form(column, middle), spread, _around(column, [entries]))
 
 
 def _over_subjects(column: Column, subjects: Sequence[Sequence[Entry]]) -> str | Html:
-    means = [mean([_value(column, entry) for entry in entries]) for entries in subjects]
-    middle = mean(means)
-    if middle is None:
-        return DASH
-    if column[2] == "number":
-        return plain(middle)
-    if column[2] == "share":
-        return percent(middle, unit=False)
-    found = [[column[3](entry.scores or {}) for entry in entries] for entries in subjects]
-    ranked = all("ranks" in one for seeds in found for one in seeds)
+    middle = mean([mean([_value(column, entry) for entry in entries]) for entries in subjects])
+    return DASH if middle is None else join(_form(column, middle), _around(column, subjects))
+
+
+def _form(column: Column, value: float) -> str:
+    return percent(value, unit=False) if column.share else plain(value)
+
+
+def _around(column: Column, subjects: Sequence[Sequence[Entry]]) -> Html:
+    """The interval of a cell, on a line of its own where there is little room; nothing where ranks do not tell it."""
+    parts = [[column.of(entry.scores or {}) for entry in entries] for entries in subjects]
+    if column.measure is None or not all("ranks" in part for seeds in parts for part in seeds):
+        return join("")
     about = [
-        [(entry.scores or {}) | one for entry, one in zip(entries, seeds, strict=True)]
-        for entries, seeds in zip(subjects, found, strict=True)
+        [(entry.scores or {}) | part for entry, part in zip(entries, seeds, strict=True)]
+        for entries, seeds in zip(subjects, parts, strict=True)
     ]
-    return join(percent(middle, unit=False), _around(interval(about)) if ranked else "")
+    ends = interval(about, column.measure)
+    if ends is None:
+        return join("")
+    return join(" ", Html("<wbr>"), f"({shown(ends) if column.share else ' to '.join(map(plain, ends))})")

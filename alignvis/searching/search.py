@@ -23,7 +23,8 @@ from alignvis.averaging import average
 from alignvis.errors import AlignvisError
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
-from alignvis.runs import TOP, named_run, save_tensors
+from alignvis.retrieval import TOP
+from alignvis.runs import named_run, save_tensors
 from alignvis.searching.best import Best
 from alignvis.searching.nearest import Queries, exact, prepare_queries
 from alignvis.searching.parts import WAIT, Search, holding, joined, search_parts
