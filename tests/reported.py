@@ -5,9 +5,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 from PIL import Image
 
 from alignvis import store
+from alignvis.cli import main
 from alignvis.recipe import Recipe
 from alignvis.reports.writing import write_report
 from alignvis.scoring import evaluate_run
@@ -43,6 +45,14 @@ def twins(root: Path, subjects: int = 2) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(path)
     return root
+
+
+def analysed(root: Path, *words: str) -> None:
+    """`alignvis rsa` or `alignvis encode`, with few draws."""
+    result = CliRunner().invoke(
+        main, ["--root", str(root), "--quiet", *words, "--draws", "100", "--permutations", "120"]
+    )
+    assert result.exit_code == 0, result.output
 
 
 class Page(HTMLParser):

@@ -1,14 +1,19 @@
 """What was found without a decoder: similarity analysis and encoding models, if they are of these recordings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.reports.entries import Entry, command, missing
 from alignvis.reports.html import Html, code, element, join, paragraph, picture, table
-from alignvis.reports.numbers import DASH, number, numbers, pair, plain, several
+from alignvis.reports.numbers import DASH, count, number, numbers, pair, plain, several
+from alignvis.representations.encoding import ALPHAS, FOLDS
+from alignvis.representations.rsa import METRICS
+from alignvis.representations.study import result_name
 
 KINDS = {
     "rsa": ("Similarity analysis", "rsa", "How well the dissimilarities of embeddings follow those of the brain, "
@@ -16,40 +21,115 @@ KINDS = {
     "encoding": ("Encoding model", "encode", "How well responses are predicted from embeddings: the way back."),
 }  # fmt: skip
 SIGNATURE, LARGEST = b"\x89PNG\r\n\x1a\n", 3_000_000  # of a figure that is put into the page, bytes
-SHAPE = {"dataset": str, "subjects": [int], "simulated": bool, "n": int, "responses": [{"fingerprint": str}],
-         "features": [{"features": str, "aligned": bool, "peak": dict}]}  # fmt: skip
+MOST = 999_999  # of the numbers that subjects have on the command line
+TABLE = {"path": str, "fingerprint": str}
+ASKED = {"target": str, "channels": str, "window": str, "draws": int, "permutations": int, "seed": int}
+OF_KIND: dict[str, dict[str, Any]] = {
+    "rsa": {"metric": str, "embedding_metric": str},
+    "encoding": {"alphas": [(int, float)], "folds": int},
+}
+SHAPE = {"analysis": str, "dataset": str, "subjects": [int], "simulated": bool, "n": int, "drawn": [str],
+         "responses": [TABLE | {"subject": int}], "versions": dict,
+         "features": [TABLE | {"features": str, "aligned": bool, "peak": (dict, NoneType)}]} | ASKED  # fmt: skip
+# what the command line takes of these, both ends; all else it takes as it is
+TAKEN = {"draws": (100, 100_000), "permutations": (100, 100_000), "seed": (0, 2**31 - 1)}
 
 
-def analyses(entries: Sequence[Entry], root: Path) -> list[Html]:
-    """Results in ``ROOT/results`` that are of the recordings of these runs, with their figures."""
+@dataclass(frozen=True)
+class Analysis:
+    """A result that stands on the page.
+
+    Attributes:
+        kind: of `KINDS`.
+        result: as the file at ``path`` has it, with all of `SHAPE`.
+    """
+
+    kind: str
+    path: Path
+    result: dict[str, Any]
+
+
+def read_analyses(entries: Sequence[Entry], root: Path) -> tuple[list[Analysis], dict[str, list[str]]]:
+    """Read the results in ``ROOT/results`` that are of the recordings of these runs.
+
+    Returns:
+        These, and for each kind sentences on files that hold no result.
+    """
     ours = {entry.record["inputs"]["queries"]["fingerprint"] for entry in entries}
     ours |= {entry.scores["queries_fingerprint"] for entry in entries if entry.scores}
-    parts: list[Html] = []
-    for kind, (title, verb, what) in KINDS.items():
-        parts.append(element("h3", title))
-        found, others = [], []
+    found, notes = [], {kind: [] for kind in KINDS}
+    for kind in KINDS:
         for path in sorted((root / "results").glob(f"{kind}_*.json")):
-            result, why = _read(path)
+            result, why = _read(kind, path)
             if result is None:
-                others.append(why)
+                notes[kind].append(why)
             elif {one["fingerprint"] for one in result["responses"]} & ours:
-                found.append((path, result))
-        if not found:
-            subjects = several([entry.record["subject"] for entry in entries])
-            line = command(root, verb, "--subject", subjects, "--dataset", entries[0].record["dataset"])
-            parts.append(missing("There is none of these recordings.", line))
-        parts += [paragraph(why, kind="missing") for why in others]
-        for path, result in found:
-            parts += _shown(path, result, what)
-    return parts
+                found.append(Analysis(kind, path, result))
+    return found, notes
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
+def _read(kind: str, path: Path) -> tuple[dict[str, Any] | None, str]:
     try:
         result = files.read_json(path)
     except AlignvisError as error:
         return None, str(error)
-    return (result, "") if files.fits(result, SHAPE) else (None, f"{path} does not hold a result that can be shown")
+    if not files.fits(result, SHAPE | OF_KIND[kind]) or result["analysis"] != kind or not _whole(result):
+        return None, f"{path} does not hold a result that can be shown; make it again with: alignvis {KINDS[kind][1]}"
+    return result, ""
+
+
+def _whole(result: Mapping[str, Any]) -> bool:
+    """Whether it is of somebody, and of whom its tables are."""
+    subjects = result["subjects"]
+    named = subjects == [one["subject"] for one in result["responses"]] and len(set(subjects)) == len(subjects)
+    return bool(subjects and result["features"]) and named and all(0 <= subject <= MOST for subject in subjects)
+
+
+def command_of(analysis: Analysis, root: Path) -> str | None:
+    """The command that makes a result again, every choice stated; None where the command line has no such choice."""
+    kind, result = analysis.kind, analysis.result
+    asked = [*ASKED, *(("metric", "embedding_metric") if kind == "rsa" else ())]
+    usual = [low <= result[key] <= high for key, (low, high) in TAKEN.items()]
+    if kind == "rsa":
+        usual += [result[key] in METRICS for key in ("metric", "embedding_metric")]
+    else:
+        usual += [result["alphas"] == list(ALPHAS), result["folds"] == FOLDS]
+    if not all(usual):
+        return None
+    subjects = result["subjects"]
+    folder = Path(result["responses"][0]["path"]).parent.name or result["dataset"]
+    ordered = several(subjects) if subjects == sorted(subjects) else ",".join(map(str, subjects))
+    words = [KINDS[kind][1], "--subject", ordered, "--dataset", folder]
+    for name in dict.fromkeys(one["features"] for one in result["features"]):
+        words += ["--features", name]
+    for key in asked:
+        words += [f"--{key.replace('_', '-')}", str(result[key])]
+    if analysis.path.stem != result_name(kind, folder, subjects, result["target"]):
+        endings = [end for end in (".png", ".svg", ".pdf") if analysis.path.with_suffix(end).is_file()]
+        words += ["--out", str(analysis.path.with_suffix((endings or [".png"])[0]))]
+    return command(root, *words)
+
+
+def analyses(
+    entries: Sequence[Entry], root: Path, found: Sequence[Analysis], notes: Mapping[str, Sequence[str]]
+) -> list[Html]:
+    """Every result with its figure, and what could not be read.
+
+    Args:
+        found, notes: of `read_analyses`.
+    """
+    parts: list[Html] = []
+    for kind, (title, verb, what) in KINDS.items():
+        parts.append(element("h3", title))
+        mine = [one for one in found if one.kind == kind]
+        if not mine:
+            subjects = several([entry.record["subject"] for entry in entries])
+            line = command(root, verb, "--subject", subjects, "--dataset", entries[0].record["dataset"])
+            parts.append(missing("There is none of these recordings.", line))
+        parts += [paragraph(why, kind="missing") for why in notes[kind]]
+        for one in mine:
+            parts += _shown(one.path, one.result, what)
+    return parts
 
 
 def _shown(path: Path, result: dict[str, Any], what: str) -> list[Html]:
@@ -58,10 +138,13 @@ def _shown(path: Path, result: dict[str, Any], what: str) -> list[Html]:
             "noise ceiling there")  # fmt: skip
     people = several(result["subjects"])
     simulated = " SIMULATED brain." if result["simulated"] else ""
-    title = join(element("strong", f"{result['dataset']}, subjects {people}."), f"{simulated} {result['n']} test "
-        "pictures. "
-                 "The highest over times and its interval are optimistic, as the time was chosen by it.")  # fmt: skip
-    told = "; ".join(f"{one['features']}: highest {plain(one['peak'].get('r'), 2)}" for one in result["features"][:20])
+    title = join(
+        element("strong", f"{result['dataset']}, subject{'s' * (len(result['subjects']) > 1)} {people}."),
+        f"{simulated} {result['n']:,} test pictures. Intervals: bootstrap over {' and '.join(result['drawn'])}, "
+        f"{result['draws']:,} draws. The highest over times and its interval are optimistic, as the time was chosen by "
+        "it.",
+    )
+    told = "; ".join(f"{one['features']}: highest {plain(_peak(one).get('r'), 2)}" for one in result["features"][:20])
     figure = _figure(path.with_suffix(".png"), f"{what} {told}.", join(what, simulated))
     differing = [_difference(one) for one in result.get("differences", []) if isinstance(one, dict)]
     place = element("p", "Numbers: ", code(f"results/{path.name}"), ".", attributes={"class": "source"})
@@ -78,8 +161,13 @@ def _figure(path: Path, alt: str, caption: Html) -> Html:
     return picture(data, "png", alt, caption)
 
 
+def _peak(one: dict[str, Any]) -> dict[str, Any]:
+    """The highest correlation of an embedding; of none that is known nothing is."""
+    return one["peak"] or {}
+
+
 def _row(one: dict[str, Any]) -> list[object]:
-    peak = one["peak"]
+    peak = _peak(one)
     mark, kind = ("●", "aligned-mark") if one["aligned"] else ("○", "plain-mark")
     sign = element("span", mark, attributes={"class": kind, "aria-hidden": "true"})
     ends = pair(peak.get("interval"))
@@ -95,7 +183,7 @@ def _difference(one: dict[str, Any]) -> Html:
     around = f" (95 % interval {plain(ends[0], 2)} to {plain(ends[1], 2)})" if ends else ""
     return element("li", f"{one.get('aligned')} minus {one.get('plain')}: {plain(mean.get('r'), 2)} on average "
                          "over times"
-                   f"{around}; the band for all times at once excludes zero at {times} times.")  # fmt: skip
+                   f"{around}; the band for all times at once excludes zero at {count(times, 'time')}.")  # fmt: skip
 
 
 def _ms(value: Any) -> str:

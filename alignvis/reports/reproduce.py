@@ -10,6 +10,8 @@ from alignvis.errors import AlignvisError
 from alignvis.explanations.explain import read_explanation
 from alignvis.recipe import RECIPES, Recipe
 from alignvis.repetitions import read_curve
+from alignvis.reports.analyses import Analysis
+from alignvis.reports.analyses import command_of as analysis_command
 from alignvis.reports.entries import Entry, command
 from alignvis.reports.html import Html, code, commands, element, join, paragraph, table
 from alignvis.reports.named import command_of
@@ -26,17 +28,21 @@ def reproduce(
     twins: Sequence[dict[str, Any]] = (),
     named: Sequence[dict[str, Any]] = (),
     together: bool = False,
+    analysed: Sequence[Analysis] = (),
 ) -> list[Html]:
     """Commands, runs, tables, versions and recipes.
 
     Args:
         twins, named: comparisons of the page, of aligned encoders with their twins and those asked for by name.
         together: whether it shows committees.
+        analysed: its results without a decoder.
     """
     made = [command(root, "compare")] if twins else []
     made += dict.fromkeys(command_of(row, root) for row in named)
     if together:
         made.append(command(root, "eval", "--committee", *(entry.name for entry in entries if entry.scores)))
+    again = {one.path.name: analysis_command(one, root) for one in analysed}
+    made += [line for line in again.values() if line]
     parts = [element("h3", "Commands"), commands(_commands(entries, root, made))]
     strange = [entry for entry in entries if not _known(entry.record["recipe"])]
     if strange:
@@ -44,10 +50,16 @@ def reproduce(
         parts.append(paragraph(
             f"{names} is no recipe of the command line: these runs were trained in Python, by alignvis.train with the "
             "entries below.", kind="note"))  # fmt: skip
+    unasked = [name for name, line in again.items() if line is None]
+    if unasked:
+        parts.append(paragraph(
+            f"{', '.join(unasked)} cannot be made by the command line, which does not offer all choices that are "
+            "stated there: alignvis.rsa and alignvis.encode do, in Python.", kind="note"))  # fmt: skip
+    parts += _besides(entries, analysed)
     if any(entry.record["simulated"] for entry in entries):
         parts.append(paragraph("Simulated data are made again, to the byte, by the same alignvis simulate with the "
                                "same options.", kind="note"))  # fmt: skip
-    return [*parts, *_runs(entries), *_tables(entries), *_versions(entries), *_recipes(entries)]
+    return [*parts, *_runs(entries), *_tables(entries, analysed), *_versions(entries, analysed), *_recipes(entries)]
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -172,6 +184,20 @@ def _known(recipe: dict[str, Any]) -> bool:
     return recipe["name"].partition("+")[0] in RECIPES
 
 
+def _besides(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Html]:
+    """What results are of that no run is, so that no command above prepares or extracts it."""
+    subjects = {subject for one in analysed for subject in one.result["subjects"]}
+    subjects -= {subject for entry in entries for subject in (*entry.record["trained_on"], entry.record["subject"])}
+    embeddings = list(dict.fromkeys(row["features"] for one in analysed for row in one.result["features"]))
+    embeddings = [name for name in embeddings if name not in {entry.record["features"] for entry in entries}]
+    more = [f"subject{'s' * (len(subjects) > 1)} {several(sorted(subjects))}"] if subjects else []
+    more += [f"embeddings of {', '.join(embeddings)}"] if embeddings else []
+    if not more:
+        return []
+    return [paragraph(f"Results without a decoder are also of {' and of '.join(more)}, which no run of this page is "
+                      "of: prepare and extract these alike.", kind="note")]  # fmt: skip
+
+
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +219,7 @@ def _runs(entries: Sequence[Entry]) -> list[Html]:
     return [element("h3", "Runs"), table(caption, head, rows, names=2)]
 
 
-def _tables(entries: Sequence[Entry]) -> list[Html]:
+def _tables(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Html]:
     found: dict[tuple[str, str], set[int]] = {}
     for entry in entries:
         used = inputs_of(entry.record)
@@ -209,21 +235,34 @@ def _tables(entries: Sequence[Entry]) -> list[Html]:
         [code(path), element("code", digest), several(sorted(runs)).replace("-", "–").replace(",", ", ")]
         for (path, digest), runs in found.items()
     ]
-    caption = join(element("strong", "Tables."), " sha256 of the whole file, as stated by the records.")
-    return [element("h3", "Tables"), table(caption, ("table", "sha256", "runs"), rows, names=2)]
+    others: dict[tuple[str, str], dict[str, None]] = {}
+    for one in analysed:
+        for table_of in (*one.result["responses"], *one.result["features"]):
+            if table_of["fingerprint"] not in {digest for _, digest in found}:
+                path = "/".join(Path(table_of["path"]).parts[-3:])  # a result has it as it was opened, a run from ROOT
+                others.setdefault((path, table_of["fingerprint"]), {})[one.path.stem] = None
+    rows += [[code(path), element("code", digest), ", ".join(names)] for (path, digest), names in others.items()]
+    caption = join(element("strong", "Tables."), " sha256 of the whole file, as stated by the records",
+                   " and results." if others else ".")  # fmt: skip
+    return [element("h3", "Tables"), table(caption, ("table", "sha256", "runs"), rows, names=3 if others else 2)]
 
 
-def _versions(entries: Sequence[Entry]) -> list[Html]:
-    held = [(entry, entry.record.get("versions")) for entry in entries]
+def _versions(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Html]:
+    held = [(entry.number, entry.record.get("versions")) for entry in entries]
+    held += [(one.path.stem, one.result["versions"]) for one in analysed]
     known = {str(name): None for _, versions in held if isinstance(versions, dict) for name in versions}
     if not known:
         return []
-    rows: dict[tuple[str, ...], list[int]] = {}
-    for entry, versions in held:
+    rows: dict[tuple[str, ...], list[int | str]] = {}
+    for made, versions in held:
         row = tuple(str(versions.get(name, DASH)) if isinstance(versions, dict) else DASH for name in known)
-        rows.setdefault(row, []).append(entry.number)
-    lines = [[several(runs).replace("-", "–").replace(",", ", "), *row] for row, runs in rows.items()]
-    caption = join(element("strong", "Versions."), " Of what the runs were trained with.")
+        rows.setdefault(row, []).append(made)
+    lines = []
+    for row, made in rows.items():
+        runs = several([one for one in made if isinstance(one, int)]).replace("-", "–").split(",")
+        lines.append([", ".join([*filter(None, runs), *(one for one in made if isinstance(one, str))]), *row])
+    caption = join(element("strong", "Versions."), " Of what the runs were trained with",
+                   ", and the results made." if analysed else ".")  # fmt: skip
     seconds = [number(entry.record["seconds"]) for entry in entries]
     total = sum(value for value in seconds if value is not None)
     return [element("h3", "Versions and time"), table(caption, ("runs", *known), lines, names=1),

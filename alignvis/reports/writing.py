@@ -8,7 +8,7 @@ import alignvis
 from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
-from alignvis.reports.analyses import analyses
+from alignvis.reports.analyses import analyses, read_analyses
 from alignvis.reports.committees import committees, read_committees
 from alignvis.reports.curves import overview, repetitions, training
 from alignvis.reports.differences import answers, compared, differences, of_kind
@@ -92,6 +92,7 @@ def _sections(entries: list[Entry], root: Path) -> list[tuple[str, str, Callable
     rows, notes = compared(entries, root)
     named_rows, left_out = read_named(entries, root, rows)
     together, unproved = read_committees(entries, root)
+    analysed, unread = read_analyses(entries, root)
     return [
         ("answer", "The answer", lambda: _answer(kinds, rows)),
         ("protocol", "The protocol", lambda: protocol(kinds)),
@@ -102,8 +103,12 @@ def _sections(entries: list[Entry], root: Path) -> list[tuple[str, str, Callable
         ("training", "Training", lambda: training(entries)),
         ("maps", "When, where and in which band", lambda: explanations(entries, root)),
         ("pictures", "What pictures were taken for", lambda: retrieved(entries, root)),
-        ("analyses", "Without a decoder", lambda: analyses(entries, root)),
-        ("reproduce", "How to reproduce it", lambda: reproduce(entries, root, rows, named_rows, bool(together))),
+        ("analyses", "Without a decoder", lambda: analyses(entries, root, analysed, unread)),
+        (
+            "reproduce",
+            "How to reproduce it",
+            lambda: reproduce(entries, root, rows, named_rows, bool(together), analysed),
+        ),
     ]
 
 
