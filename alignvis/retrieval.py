@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from alignvis.errors import AlignvisError
 
 TOP = (1, 3, 5, 10)
-N_WAY = (2, 10, 50, 100)  # as far as the gallery goes
+N_WAY = (2, 10, 50, 100)  # of galleries that are larger
 MEANS = (*(f"top{k}" for k in TOP), "mrr", "pairwise")  # of the measures, those that are means over queries
 MEASURES = (*MEANS, "median_rank")
 

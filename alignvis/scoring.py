@@ -106,7 +106,7 @@ def describe(similarities: Tensor) -> dict[str, Any]:
     found = _measured(places, size)
     found |= {f"{key}_chance": value for key, value in chances(size).items()}
     found |= {"ties": ties(similarities, targets), "answers": similarities.argmax(dim=1).unique().numel()}
-    asked = [ways for ways in N_WAY if ways <= size]
+    asked = [ways for ways in N_WAY if ways < size]  # of all it is top-1
     found["n_way"] = {str(ways): n_way(places, size, ways) for ways in asked}
     ends = within(places.tolist(), size, [f"{ways}-way" for ways in asked])
     found["n_way_interval"] = dict(zip(map(str, asked), ends, strict=True))

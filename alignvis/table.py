@@ -185,12 +185,11 @@ def _explained(scores: Sequence[Score], full: bool) -> str:
     for score in scores:
         subjects[(protocol(score), *(score[key] for key in KIND))].add(score["subject"])
     several = any(len(found) > 1 for found in subjects.values())
-    means = " (of what is no share of right ones by Student's t, of medians by order statistics)" if full else ""
+    others = ", of MRR and n-way Student's, of the median rank by order statistics" if full else ""
     over = "; of 'all': bootstrap over subjects and pictures" if several else ""
     return (
-        f"intervals: 95 %, Wilson over the test pictures, at the mean over seeds{means}{over}; seed SD: of top-1, in "
-        "points, "
-        "never in the interval; MRR: mean of one over the rank; 2-way: against one other picture"
+        f"intervals: 95 %, over the test pictures, at the mean over seeds: of top-k Wilson's{others}{over}; seed SD: "
+        "of top-1, in points, never in the interval; MRR: mean of one over the rank; 2-way: against one other picture"
     )
 
 
