@@ -306,3 +306,34 @@ def test_similarities_that_are_the_smallest_numbers_tie_as_they_are_rounded(smal
         best.tied,
         (full == full[np.arange(6), order[:, -1]][:, None]).sum(1) - (best.scores == best.scores[:, -1:]).sum(1),
     )
+
+
+def test_a_zero_has_no_sign():
+    """Not even one that a negative product was rounded to: lists are compared and kept to the byte."""
+    scores, _ = nearest(torch.full((1, 4), 1e-30), [np.full((3, 4), -1e-30, "f4")], 3, "none", centre=False)
+    assert not scores.any() and not np.signbit(scores).any()
+
+
+def test_chunks_hold_so_many_values_of_whatever_width_and_one_row_at_least(monkeypatch):
+    real, seen = Shard.read, []
+
+    def spy(shard, file, start, into):
+        seen.append(into.shape)
+        real(shard, file, start, into)
+
+    monkeypatch.setattr(Shard, "read", spy)
+    queries, gallery = random(2, 8), random(40, 8, seed=1).numpy()
+    expected = nearest(queries, [gallery], 3)
+    assert seen == [(40, 8)]
+    for values, sizes in ((130, {(16, 8), (8, 8)}), (4, {(1, 8)})):
+        seen.clear()
+        monkeypatch.setattr(search, "CHUNK", values)
+        same(nearest(queries, [gallery], 3), expected)
+        assert set(seen) == sizes
+
+
+def test_progress_counts_the_rows_of_all_shards(small):
+    seen: list[tuple] = []
+    gallery = random(50, 8, seed=1).numpy()
+    nearest(random(2, 8), [gallery[:20], gallery[20:]], 3, progress=lambda *told: seen.append(told))
+    assert seen == [(done, 50, "searching the gallery") for done in (16, 20, 36, 50)]

@@ -8,7 +8,7 @@ changes is a billionth of what the rounding to float32 keeps.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -199,8 +199,9 @@ class Workers:
                 waiting.clear()
                 raise
 
-        futures = [self.pool.submit(guarded) for _ in range(min(self.count, len(starts)))]
+        futures: list[Future[None]] = []
         try:
+            futures.extend(self.pool.submit(guarded) for _ in range(min(self.count, len(starts))))
             for future in futures:
                 future.result()
         except BaseException:
