@@ -241,3 +241,66 @@ def test_runs_that_gave_all_responses_the_same_answer_are_said_to_be_among_the_r
     said.clear()
     compare(tmp_path, "tiny_sub-03_human_linear_*", "tiny_sub-03_human_noalign_*", **FAST, say=said.append)
     assert not said  # of runs that are no part of it, nothing
+
+
+def answers(run: Path, count: int) -> None:
+    files.write_json(run / "scores.json", files.read_json(run / "scores.json") | {"answers": count})
+
+
+def test_only_what_was_compared_is_said_to_have_given_the_same_answer(template, tmp_path):
+    study(tmp_path, template, seeds=1)
+    write(tmp_path, template, "human", 4)  # without a partner
+    for subject in (1, 4):
+        answers(tmp_path / f"runs/tiny_sub-{subject:02d}_human_linear_seed-0", 1)
+    path = tmp_path / "runs/tiny_sub-01_human_linear_seed-0/scores.json"
+    files.write_json(path, files.read_json(path) | {"queries_fingerprint": "another"})
+    said: list[str] = []
+    (row,) = compare(tmp_path, **FAST, say=said.append)
+    assert row["n_subjects"] == 2 and len(said) == 2 and all("left out" in note for note in said)
+    answers(tmp_path / "runs/tiny_sub-02_human_noalign_linear_seed-0", 1)
+    compare(tmp_path, **FAST, say=said.append)
+    assert "sub-02_human_noalign_linear_seed-0 named only 1 picture for 24 responses" in said[-1]
+
+
+def test_of_runs_without_a_score_only_those_that_were_asked_for_are_said(template, tmp_path):
+    study(tmp_path, template, subjects=2, seeds=1)
+    write(tmp_path, template, "plain", name="plain", scored=False, aligned=False, twin=None)
+    said: list[str] = []
+    compare(tmp_path, **FAST, say=said.append)
+    assert not said  # of what is no aligned encoder and no twin of one
+    write(tmp_path, template, "human", 9, scored=False, encoder="nice")
+    for words in (("*_human_linear_*", "*_human_noalign_linear_*"), ("*sub-01_human_l*", "*sub-01_human_n*")):
+        compare(tmp_path, *words, **FAST, say=said.append)
+    assert not said
+    compare(tmp_path, "human", "human_noalign", **FAST, say=said.append)
+    (note,) = said
+    assert "1 run has no score yet" in note and "tiny_sub-09_human_nice_seed-0" in note
+
+
+def test_what_has_no_score_is_said_once_where_nothing_is_compared_and_few_are_named(template, tmp_path):
+    for subject in (1, 2, 3, 4):
+        last = write(tmp_path, template, "human", subject, scored=False)
+    said: list[str] = []
+    with pytest.raises(AlignvisError, match=r"nothing can be compared yet: 4 runs .* and 1 more\); .* eval$"):
+        compare(tmp_path, say=said.append, **FAST)
+    shutil.rmtree(last)
+    with pytest.raises(AlignvisError, match=r"3 runs .*sub-03[^ ]*\); .* eval [^ ]*sub-01[^ ]* [^ ]* [^ ]*$"):
+        compare(tmp_path, say=said.append, **FAST)
+    assert not said
+
+
+def test_a_twin_may_be_stated_by_the_unaligned_one_alone(template, tmp_path):
+    write(tmp_path, template, "human", twin=None)
+    write(tmp_path, template, "human_noalign")
+    (row,) = compare(tmp_path, **FAST)
+    assert (row["first"]["features"], row["second"]["features"]) == ("human", "human_noalign")
+
+
+def test_what_differs_in_more_than_was_asked_for_is_not_compared(template, tmp_path):
+    write(tmp_path, template, "human", encoder="nice")
+    write(tmp_path, template, "human_noalign", encoder="linear")
+    for words in (("human", "human_noalign"), ("nice", "linear")):
+        with pytest.raises(AlignvisError, match="has a partner in .* that is equal in all else"):
+            compare(tmp_path, *words, **FAST)
+    (row,) = compare(tmp_path, "*_human_nice_*", "*_linear_*", **FAST)  # runs may differ in anything that is said
+    assert row["differs"] == ["features", "encoder"]
