@@ -73,6 +73,8 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
+        if tag == "code":  # all of it is one word, whatever is in it
+            self.words.append("")
         if tag == "table":
             self.tables.append([])
         if tag == "tr":
@@ -86,7 +88,10 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if "style" in self._open:
             return
-        self.words.append(data)
+        if "code" in self._open:
+            self.words[-1] += data
+        else:
+            self.words.append(data)
         if self._open and {"td", "th"} & set(self._open):
             self.tables[-1][-1][-1] += data
 

@@ -13,7 +13,7 @@ from alignvis.cli import main
 from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
 from alignvis.intervals import interval as interval_of
-from alignvis.reports.html import Html, element, join, table, text
+from alignvis.reports.html import Html, commands, element, join, table, text
 from alignvis.reports.numbers import interval, number, pair, percent, plain, points, several
 from alignvis.reports.writing import write_report
 from alignvis.stats import bootstrap
@@ -332,6 +332,14 @@ def test_text_is_escaped_once_and_markup_is_left_alone():
     words = Words()
     words.feed(element("p", HOSTILE.replace("\u202e", "")))
     assert words.found == HOSTILE.replace("\u202e", "")
+
+
+def test_no_option_of_a_command_is_taken_apart_and_the_command_stays_as_it_was():
+    line = f"alignvis --root '/a  b' train --leave-out x-y <b> --{'z' * 40} -h"
+    page = Page(commands([line, line]))
+    assert page.words == [line, line] and {about["class"] for about in page.of("span")} == {"whole"}
+    held = [about for about in page.elements if about[0] == "span"]
+    assert len(held) == 2 * 3 and 'whole">--leave-out<' in commands([line]) and "zz</span>" not in commands([line])
 
 
 def test_a_table_needs_as_many_cells_as_columns():

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from alignvis.reports.writing import write_report
 from tests.browser import Browser, find
-from tests.reported import twins
+from tests.reported import analysed, twins
 
 PROGRAM = find()
 pytestmark = pytest.mark.skipif(
@@ -23,6 +23,8 @@ PHONE, DESK = 360, 1280  # pixels of CSS
 def address(tmp_path_factory) -> str:
     """A page with every kind of part, names of hostile length among them."""
     root = twins(tmp_path_factory.mktemp("root"))
+    for command in ("rsa", "encode"):
+        analysed(root, command, "--subject", "1-2", "--window", "0:0.1")
     shutil.copytree(root / "runs/sub-01_human", root / f"runs/{'a-long-name-without-a-space' * 7}")
     write_report(root, [], root / "report.html", title="Which picture was it, <b>really</b>?")
     return (root / "report.html").as_uri()
@@ -88,7 +90,7 @@ def test_only_tables_and_figures_scroll_sideways_and_never_the_page(browser, add
 def test_every_picture_is_shown(browser, address):
     browser.look(DESK)
     browser.open(address)
-    assert browser.value("document.images.length") >= 3
+    assert browser.value("document.images.length") >= 5
     assert browser.value("Array.from(document.images).every(one => one.complete && one.naturalWidth > 100)")
 
 
@@ -107,6 +109,16 @@ def test_tables_of_scores_are_whole_on_a_desk_with_names_and_spreads_as_long_as_
         return [box.scrollWidth, box.clientWidth, box.querySelectorAll('thead th').length];
     })""")
     assert all(inner <= outer and columns == 12 for inner, outer, columns in widths) and len(widths) == 2, widths
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_options_of_commands_are_not_taken_apart_at_their_hyphens(browser, address, width):
+    browser.look(width, phone=width == PHONE)
+    browser.open(address)
+    lines = browser.value("Array.from(document.querySelectorAll('pre .whole')).map(one => one.getClientRects().length)")
+    assert len(lines) > 10 and set(lines) == {1}
+    said = browser.value("Array.from(document.querySelectorAll('pre code')).map(one => one.textContent)")
+    assert any(" --dataset tiny --subject 1 --raw RECORDING" in line for line in said)  # as it is copied
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignvis import files, store
 from alignvis.errors import AlignvisError
-from alignvis.reports.html import Html, code, element, join
+from alignvis.reports.html import Html, code, element, join, typed
 from alignvis.reports.numbers import several
 from alignvis.runs import named_runs, read_record, read_scores, stated_path
 from alignvis.scoring import proved_similarity
@@ -160,7 +160,7 @@ def command(root: Path, *words: str) -> str:
 
 def missing(what: object, line: str) -> Html:
     """Say what is not there, and what makes it."""
-    return element("p", what, " Make it with: ", code(line), attributes={"class": "missing"})
+    return element("p", what, " Make it with: ", typed(line), attributes={"class": "missing"})
 
 
 def _header(path: Path, kind: str) -> dict[str, Any] | None:

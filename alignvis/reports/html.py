@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
 
@@ -10,6 +10,8 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 VOID = ("meta", "link", "img", "br", "hr", "col", "wbr")
 # What is not shown as a character, or turns the direction of those that follow: it could make a name look like another.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+
+OPTION = re.compile("--?[a-z][a-z-]{0,22}")  # of a command; what is longer may not fit a narrow screen
 
 
 class Html(str):
@@ -44,7 +46,12 @@ def code(value: object) -> Html:
 
 def commands(lines: Sequence[str]) -> Html:
     """Commands to be pasted, one a line."""
-    return element("pre", *(element("code", line) for line in lines))
+    return element("pre", *(typed(line) for line in lines))
+
+
+def typed(line: str) -> Html:
+    """A command as it is typed, none of its options taken apart at a hyphen."""
+    return element("code", _whole(line, lambda word: OPTION.fullmatch(word) is not None))
 
 
 def listed(items: Sequence[object]) -> Html:
@@ -83,8 +90,15 @@ def table(caption: object, head: Sequence[str], rows: Sequence[Sequence[object]]
 
 def _heading(title: str) -> Html:
     """Words of a heading, of which none is taken apart at a hyphen."""
-    words = (element("span", word, attributes={"class": "whole"}) if "-" in word else word for word in title.split(" "))
-    return join(*words, between=" ")
+    return _whole(title, lambda word: "-" in word)
+
+
+def _whole(words: str, chosen: Callable[[str], bool]) -> Html:
+    """Words with a space between them, those that are chosen never on two lines."""
+    parts = (
+        element("span", word, attributes={"class": "whole"}) if chosen(word) else word for word in words.split(" ")
+    )
+    return join(*parts, between=" ")
 
 
 def picture(data: bytes, kind: str, alt: str, caption: object) -> Html:
