@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from alignvis import store
+from alignvis import files, store
 from alignvis.errors import AlignvisError
 from alignvis.searching import parts
 from alignvis.searching import search as searching
 from alignvis.searching.nearest import prepare_queries
 from alignvis.searching.parts import Search, joined, search_parts
-from alignvis.searching.search import search_gallery
+from alignvis.searching.search import read_search, search_gallery
 from alignvis.searching.shards import names_at, open_tables, vectors_at
 from tests.tables import features_document, planted, write_features
 from tests.test_runs import train
@@ -156,3 +157,81 @@ def test_a_table_that_changes_in_a_part_or_after_all_is_found_out(root, monkeypa
     with pytest.raises(AlignvisError, match="a table of the gallery has changed during the search; .* was not written"):
         search_gallery(root, Path("one"), [gallery])
     assert not (root / "results/search_one").exists()
+
+
+def busy_for(monkeypatch, times: int, stem: str) -> None:
+    """Let another process be at work on one part when it is looked at for the first times."""
+    real, looks = parts.holding, []
+
+    def held(lock: Path):
+        if lock.stem.endswith(stem):
+            looks.append(lock)
+            if len(looks) <= times:
+                raise files.Busy("another process is writing")
+        return real(lock)
+
+    monkeypatch.setattr(parts, "holding", held)
+    monkeypatch.setattr(parts, "WAIT", 0)
+
+
+def test_the_first_process_stays_until_a_part_of_another_is_done_and_says_so_once(tmp_path, monkeypatch):
+    search, said = search_of(tmp_path, list("abc"), list("de")), []
+    busy_for(monkeypatch, 4, "3")
+    search_parts(search, said.append)
+    assert said == ["note: other processes are at work on 1 parts of the gallery; waiting for them"]
+    assert (joined(search).rows >= 0).all()
+    assert sorted(path.name for path in search.folder.iterdir()) == [f"{row:012}.safetensors" for row in (0, 3)]
+
+
+def test_progress_is_of_the_whole_gallery_whoever_searched_it(tmp_path, monkeypatch):
+    search, seen = search_of(tmp_path, list("abcdef"), list("ghij")), []
+    monkeypatch.setattr(parts, "PART", 4 * DIM)
+    for expected in ([4, 6, 10, 10], [10]):  # what lies there is not searched again
+        seen.clear()
+        search_parts(search, pytest.fail, lambda *told: seen.append(told))
+        assert seen == [(done, 10, "searching the gallery") for done in expected]
+
+
+def test_a_part_is_one_row_at_least(tmp_path, monkeypatch):
+    search = search_of(tmp_path, list("abc"), list("de"))
+    monkeypatch.setattr(parts, "PART", DIM // 2)
+    search_parts(search, pytest.fail)
+    assert len(list(search.folder.iterdir())) == 5
+    whole = search_of(tmp_path / "whole", list("abc"), list("de"))
+    search_parts(whole, pytest.fail)
+    np.testing.assert_array_equal(joined(search).rows, joined(whole).rows)
+
+
+def test_a_part_that_vanishes_while_it_is_read_is_a_sentence(tmp_path, monkeypatch):
+    search = search_of(tmp_path, list("abcdef"))
+    search_parts(search, pytest.fail)
+
+    def gone(path):
+        path.unlink()
+        return load_file(path)
+
+    monkeypatch.setattr(parts, "load_file", gone)
+    with pytest.raises(AlignvisError, match="was removed while its search was at work"):
+        joined(search)
+
+
+def test_a_lock_leaves_no_file_in_the_folder_and_none_open(tmp_path):
+    """Parts are many, and a process may have but so many files open."""
+    lock, before = tmp_path / "a.lock", len(os.listdir("/dev/fd"))
+    with suppress(ZeroDivisionError), parts.holding(lock):
+        assert lock.exists() and len(os.listdir("/dev/fd")) == before + 1
+        raise ZeroDivisionError
+    assert not lock.exists() and len(os.listdir("/dev/fd")) == before
+
+
+def test_the_rank_of_a_picture_is_that_of_its_first_vector(root):
+    """Its own picture stands in two tables, and the vectors are those of two machines."""
+    table = store.load_features(root / "features/tiny/lowlevel.safetensors")
+    alone, before = search_gallery(root, Path("one"), [table.path], out=root / "alone")
+    jitter = 1 + 1e-5 * np.random.default_rng(0).standard_normal(table.embeddings.shape)
+    again = write_features(root / "z.safetensors", table.embeddings * jitter, table.images)
+    about = search_gallery(root, Path("one"), [table.path, again], out=root / "twice")[1]
+    assert about["repeated"] == len(table.images)
+    for key in ("rank", "row", "similarity", "tied"):
+        np.testing.assert_array_equal(read_search(root / "twice")[1][key], read_search(alone)[1][key])
+    assert before["top1"] == about["top1"] and about["ties"] == 0
