@@ -21,6 +21,7 @@ from alignvis import files, store
 from alignvis.asking import Asked, ask, check_alike
 from alignvis.averaging import average
 from alignvis.errors import AlignvisError
+from alignvis.intervals import within
 from alignvis.processes import processes, rank
 from alignvis.progress import Progress, silent
 from alignvis.retrieval import TOP
@@ -282,6 +283,7 @@ def _scores(places: NDArray[np.int64], equal: NDArray[np.int64], search: Search)
             scores |= {f"top{top}": share, f"top{top}_interval": list(wilson(share, n))}
             scores[f"top{top}_chance"] = min(top, search.size) / search.size
         scores |= {"median_rank": float(np.median(places)), "median_rank_chance": (search.size + 1) / 2}
+        (scores["median_rank_interval"],) = within(places.tolist(), search.size, ["median_rank"])
         scores["ties"] = int((equal > 1).sum())
     return scores
 
