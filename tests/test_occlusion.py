@@ -169,18 +169,24 @@ def test_where_nothing_tells_pictures_apart_nothing_is_found(tmp_path):
 
 
 def test_gradcam_finds_the_window_and_the_channel(tmp_path):
-    """A step of the conformer sees 10 samples, so the map may reach 5 samples beyond the window on both sides."""
-    maps = {}
-    for gain, epochs in ((1.0, 15), (0.0, 1)):
-        recipe = replace(RECIPE, epochs=epochs)
-        asked = ask(
-            trained(hidden(tmp_path / str(gain), gain=gain, noise=0.05, common=0), "eegconformer", recipe=recipe)
-        )
-        maps[gain] = gradcam(asked, asked.treated()).mean(axis=0)
-    share = maps[1.0] / maps[1.0].sum()
-    assert share[CHANNEL].sum() > 0.45 and share[:, WINDOW.start - 5 : WINDOW.stop + 5].sum() > 0.45
-    nothing = maps[0.0] / maps[0.0].sum()
-    assert nothing[CHANNEL].sum() < 0.3 and nothing[:, WINDOW.start - 5 : WINDOW.stop + 5].sum() < 0.45  # of 1/5, 0.3
+    """A step of the conformer sees 10 samples, so the map may reach 5 samples beyond the window on both sides.
+
+    Mean of three seeds: what a single network puts there goes from 39 to 88 %, by seed and even by the number of
+    threads, and is no measure of the method.
+    """
+
+    def share_of(gain: float, epochs: int, seeds: int) -> np.ndarray:
+        root, maps = hidden(tmp_path / str(gain), gain=gain, noise=0.05, common=0), []
+        for seed in range(seeds):
+            run = trained(root, "eegconformer", f"seed-{seed}", recipe=replace(RECIPE, epochs=epochs), seed=seed)
+            asked = ask(run)
+            maps.append(gradcam(asked, asked.treated()).mean(axis=0))
+        return np.mean([one / one.sum() for one in maps], axis=0)
+
+    share, nothing = share_of(1.0, 15, 3), share_of(0.0, 1, 1)
+    near = slice(WINDOW.start - 5, WINDOW.stop + 5)
+    assert share[CHANNEL].sum() > 0.6 and share[:, near].sum() > 0.6
+    assert nothing[CHANNEL].sum() < 0.3 and nothing[:, near].sum() < 0.45  # of 1/5, 0.3
 
 
 # --- bands -----------------------------------------------------------------------------------------------------------
