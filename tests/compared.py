@@ -9,9 +9,8 @@ import torch
 
 from alignvis import files, store
 from alignvis.recipe import Recipe
-from alignvis.retrieval import measures
 from alignvis.runs import read_record, save_tensors
-from alignvis.scoring import evaluate_run
+from alignvis.scoring import described, evaluate_run
 from alignvis.train_runs import train_run
 from tests.tables import planted
 
@@ -81,9 +80,11 @@ def write(
     ids = images or store.read_document(run / "similarity.safetensors")["queries"]
     matrix, path = torch.from_numpy(similarities(places)), run / "similarity.safetensors"
     save_tensors({"similarity": matrix}, path, {"table": "similarity", "queries": ids, "gallery": ids})
-    found = measures(matrix, torch.arange(len(places)))
-    scores |= {key: value for key, value in found.items() if key in scores}
-    scores |= {"n": len(places), "gallery": len(places), "queries_fingerprint": f"queries-{subject}"}
+    scores |= described(matrix, ids) | {
+        "n": len(places),
+        "gallery": len(places),
+        "queries_fingerprint": f"queries-{subject}",
+    }
     scores |= {"similarity_sha256": store.fingerprint(path), "recipe": recipe_name, **about}
     files.write_json(run / "record.json", record)
     (run / "scores.json").unlink()

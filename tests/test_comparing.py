@@ -13,6 +13,7 @@ from alignvis import files, store
 from alignvis.cli import main
 from alignvis.comparing import METRICS, compare, comparisons, comparisons_table
 from alignvis.comparing.values import chance_of
+from alignvis.errors import AlignvisError
 from alignvis.paired import holm, permutation
 from alignvis.retrieval import measures
 from alignvis.runs import read_record
@@ -282,3 +283,42 @@ def test_a_test_that_gave_no_p_is_no_member_of_its_family():
     assert [row["t"]["p_holm"] for row in rows] == [pytest.approx(0.02), None, pytest.approx(0.04)]
     assert {row["t"]["family"] for row in rows} == {2} and {row["permutation"]["family"] for row in rows} == {3}
     assert rows[0]["permutation"]["p_holm"] == pytest.approx(0.06)
+
+
+PROTOCOL = {"dataset": "d", "simulated": True, "n": 9, "gallery": 9, "repetitions": 4}
+
+
+@pytest.mark.parametrize("key", ["pool", "recipe", "validation", *PROTOCOL])
+@pytest.mark.parametrize("side", ["first", "second"])
+def test_a_family_is_of_one_protocol_and_of_all_that_was_compared_by_it(side, key):
+    def row(p: float, of_side: dict, shared: dict) -> dict:
+        sides = {name: {"pool": [], "recipe": "r", "validation": "image", "features": "f"} for name in ("first", side)}
+        sides = {"second": dict(sides["first"])} | sides
+        sides[side] = sides[side] | of_side
+        return {**PROTOCOL, **sides, "permutation": {"p": p}, "t": None, "wilcoxon": None, "trials": None, **shared}
+
+    change = ({}, {key: 3}) if key in PROTOCOL else ({key: [1] if key == "pool" else "other"}, {})
+    rows = [row(0.01, {}, {}), row(0.04, {"features": "g"}, {}), row(0.03, *change)]
+    comparisons._adjust(rows)
+    assert [one["permutation"]["family"] for one in rows] == [2, 2, 1]
+    assert [one["permutation"]["p_holm"] for one in rows] == pytest.approx([0.02, 0.04, 0.03])
+
+
+def test_a_result_that_is_no_result_is_kept_as_it_is(template, tmp_path):
+    study(tmp_path, template, subjects=1, seeds=1)
+    kept = tmp_path / "results" / "compare.json"
+    kept.parent.mkdir()
+    kept.write_text("{")
+    result = run("--root", tmp_path, "compare", "--resamples", 200, "--permutations", 200)
+    assert "differs from this and was kept" in result.stderr and kept.read_text() == "{"
+
+
+@pytest.mark.parametrize("measure", ["top1", "top5", "mrr", "pairwise"])
+@pytest.mark.parametrize("by", [1 / IMAGES, -1 / IMAGES, 1e-6])
+def test_what_is_stated_must_be_what_is_compared(template, tmp_path, measure, by):
+    for name in ("human", "human_noalign"):
+        run = write(tmp_path, template, name, places=np.arange(1, IMAGES + 1))
+    scores = files.read_json(run / "scores.json")
+    files.write_json(run / "scores.json", scores | {measure: scores[measure] + by})
+    with pytest.raises(AlignvisError, match="state a .* and its similarities give|do not follow from"):
+        compare(tmp_path, metric=measure, **FAST)

@@ -59,6 +59,8 @@ def test_like_is_compared_with_like_only(template, tmp_path):
             {"dataset": "tinier"},
             {"simulated": False},
             {"repetitions": 3},
+            {"galleries": "class centres"},
+            {"places": np.ones(12, int), "images": [f"{number}.jpg" for number in range(12)]},
             {"protocol": "leave-out", "trained_on": [2, 3]},
         )
     ):
@@ -85,6 +87,7 @@ def test_subjects_left_out_and_subjects_trained_on_stand_apart(template, tmp_pat
     assert " ".join(text.split()).count("take them for independent") == 1
     (row,) = compare(tmp_path, "pooled_human_?", "tiny_*_human_linear_*", **FAST)
     assert row["differs"] == ["pool"] and row["n_subjects"] == 3
+    assert (row["first"]["pool"], row["second"]["pool"]) == ([1, 2, 3], [])
 
 
 def test_brain_encoders_and_recipes_are_compared_too(template, tmp_path):
@@ -304,3 +307,85 @@ def test_what_differs_in_more_than_was_asked_for_is_not_compared(template, tmp_p
             compare(tmp_path, *words, **FAST)
     (row,) = compare(tmp_path, "*_human_nice_*", "*_linear_*", **FAST)  # runs may differ in anything that is said
     assert row["differs"] == ["features", "encoder"]
+
+
+def test_what_the_second_side_has_alone_is_said_too(template, tmp_path):
+    study(tmp_path, template, subjects=2, seeds=1)
+    write(tmp_path, template, "human_noalign", 12, 3)
+    write(tmp_path, template, "human_noalign", 12, 1)
+    write(tmp_path, template, "human_noalign", 5, encoder="nice")
+    said: list[str] = []
+    (row,) = compare(tmp_path, **FAST, say=said.append)
+    assert [one["subject"] for one in row["subjects"]] == [1, 2]
+    assert said == [
+        "note: 2 scored runs have no partner in human and were left out: subject 12 seed 1, 3 of human_noalign (tiny, "
+        "linear, test)",
+        "note: 1 scored run has no partner in human and was left out: subject 5 seed 0 of human_noalign (tiny, nice, "
+        "test)",
+    ]
+
+
+def test_who_shares_some_of_a_factor_differs_in_another(template, tmp_path):
+    for features, encoder in (("human", "linear"), ("human", "nice"), ("human_noalign", "linear")):
+        write(tmp_path, template, features, encoder=encoder)
+    (row,) = compare(tmp_path, "*_human_[ln]i*", "*_noalign_*", **FAST)
+    assert row["differs"] == ["features"] and row["first"]["encoder"] == row["second"]["encoder"] == "linear"
+
+
+def test_a_name_of_features_is_no_name_of_a_run(template, tmp_path):
+    study(tmp_path, template, subjects=2, seeds=1)
+    write(tmp_path, template, "other", name="human")
+    (row,) = compare(tmp_path, "human", "human_noalign", **FAST)
+    assert row["first"]["features"] == "human" and row["n_subjects"] == 2
+
+
+def test_a_run_named_in_two_ways_is_one_run(template, tmp_path):
+    study(tmp_path, template, subjects=1, seeds=1)
+    (tmp_path / "link").symlink_to(tmp_path / "runs/tiny_sub-01_human_linear_seed-0")
+    for words in ((str(tmp_path / "link"), "*_human_linear_*"), ("*_human_linear_*", str(tmp_path / "link"))):
+        with pytest.raises(AlignvisError, match="is on both sides"):
+            compare(tmp_path, *words, **FAST)
+    (row,) = compare(tmp_path, str(tmp_path / "link"), "*_human_noalign_*", **FAST)
+    assert row["n_subjects"] == 1
+
+
+def changed(run: Path, change) -> None:
+    record = files.read_json(run / "record.json")
+    change(record)
+    files.write_json(run / "record.json", record)
+
+
+def test_the_order_in_which_a_record_names_what_was_learned_is_no_difference(template, tmp_path):
+    runs = [write(tmp_path, template, name) for name in ("human", "human_noalign")]
+    for run, turn in zip(runs, (1, -1), strict=True):
+        changed(run, lambda record, turn=turn: record["split"].update(train=record["split"]["train"][::turn]))
+        two = [files.read_json(run / "record.json")["inputs"]["responses"][0] | {"fingerprint": name} for name in "ab"]
+        changed(run, lambda record, two=two, turn=turn: record["inputs"].update(responses=two[::turn]))
+    assert compare(tmp_path, **FAST)[0]["n_subjects"] == 1
+
+
+def test_training_images_may_differ_where_recipes_or_training_subjects_do(template, tmp_path):
+    write(tmp_path, template)
+    slow = write(tmp_path, template, name="slow", recipe_name="slow", recipe=replace(RECIPE, rate=1e-4))
+    pooled = write(tmp_path, template, name="pooled", protocol="leave-out", trained_on=[2, 3])
+    for run in (slow, pooled):
+        changed(run, lambda record: record["split"]["train"].pop())
+        (row,) = compare(tmp_path, run.name, "tiny_*", **FAST)
+        assert row["differs"] == ["recipe" if run is slow else "pool"]
+
+
+def test_what_has_no_score_in_this_folder_is_scored_without_naming_it(template, tmp_path, monkeypatch):
+    write(tmp_path, template, scored=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AlignvisError, match="score it with: alignvis eval runs/tiny"):
+        compare(Path("."), **FAST)
+
+
+def test_one_picture_is_no_gallery_and_two_are(template, tmp_path):
+    for count in (1, 2):
+        root, ids = tmp_path / str(count), ["a.jpg", "b.jpg"][:count]
+        for name in ("human", "human_noalign"):
+            write(root, template, name, places=np.ones(count, int), images=ids)
+    assert compare(tmp_path / "2", metric="pairwise", **FAST)[0]["first"]["mean"] == 1
+    with pytest.raises(AlignvisError, match="was asked among one picture only, which says nothing"):
+        compare(tmp_path / "1", **FAST)
