@@ -4,6 +4,7 @@ import base64
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,9 +167,35 @@ def test_a_result_that_is_damaged_is_a_sentence_and_is_in_no_table_and_no_comman
     assert said.count("Intervals: bootstrap") == 1 and not told(with_results, " rsa --subject 2,1")
 
 
+@pytest.mark.parametrize("subjects", [[1, 1], [-1, 2], [1, 10**6]])
+def test_subjects_that_no_recordings_have_are_refused(with_results, subjects):
+    path = with_results / "results" / RSA
+    spoil(path, ("subjects",), subjects)
+    for place, subject in enumerate(subjects):
+        spoil(path, ("responses", place, "subject"), subject)
+    assert f"{RSA} does not hold a result that can be shown" in without_a_decoder(with_results)
+
+
+def test_a_difference_says_at_how_many_times_its_band_excludes_zero(with_results):
+    for beyond, said in (([True, False], "at 1 time."), ([True, True, False], "at 2 times."), ([False], "at 0 times.")):
+        spoil(with_results / "results" / RSA, ("differences", 0, "excludes_zero"), beyond)
+        assert "human minus plain: " in (found := without_a_decoder(with_results)) and f"excludes zero {said}" in found
+
+
 def without_a_decoder(root: Path) -> str:
     entries = read_entries(root, ["sub-01_human"])
     return Page(join(*analyses(entries, root, *read_analyses(entries, root)))).text
+
+
+def test_subjects_that_a_run_was_trained_on_are_prepared_for_it(with_results):
+    (entry,) = read_entries(with_results, ["sub-01_human"])
+    found, _ = read_analyses([entry], with_results)
+    for trained_on, said in (
+        ([1], "also of subject 2 and of embeddings of plain,"),
+        ([2], "also of embeddings of plain,"),
+    ):
+        entries = [replace(entry, record=entry.record | {"trained_on": trained_on})]
+        assert said in Page(join(*reproduce(entries, with_results, analysed=found))).text
 
 
 def told(root: Path, words: str) -> bool:
@@ -176,6 +203,13 @@ def told(root: Path, words: str) -> bool:
     entries = read_entries(root, ["sub-01_human"])
     page = Page(join(*reproduce(entries, root, analysed=read_analyses(entries, root)[0])))
     return any(words in word for word in page.words if word.startswith("alignvis "))
+
+
+def test_a_command_names_the_folder_of_the_recordings_even_where_they_call_their_dataset_otherwise(with_results):
+    spoil(with_results / "results" / RSA, ("dataset",), "called otherwise")
+    assert told(with_results, " rsa --subject 2,1 --dataset tiny ") and "called otherwise" in without_a_decoder(
+        with_results
+    )
 
 
 def test_results_of_other_recordings_are_neither_shown_nor_made_again(with_results):

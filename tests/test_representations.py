@@ -76,6 +76,11 @@ def test_results_say_what_they_were_made_with_as_what_is_installed_says_itself(s
         assert versions()[name].partition("+")[0] == metadata.version(name).partition("+")[0]
 
 
+def test_files_of_results_are_called_after_what_they_are_of():
+    assert study.result_name("rsa", "tiny", [10, 2], "embeddings") == "rsa_tiny_sub-10-02"
+    assert study.result_name("encoding", "tiny", [1], "layer.6.cls") == "encoding_tiny_sub-01_layer.6.cls"
+
+
 def test_what_was_planted_is_found_and_what_was_not_is_not(similar, encoded):
     for rows in (similar["features"], encoded[0]["features"]):
         found = {row["features"]: row for row in rows}
