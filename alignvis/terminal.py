@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(pasteable(text, self.root), err=True)
 
     def detail(self, text: str) -> None:
         if self.verbose:
@@ -72,15 +73,22 @@ class Screen:
 
     def following(self, command: str, root: Path | None = None) -> None:
         """Name the next command, ready to be pasted."""
-        root = root or self.root
-        if rank():
-            return
-        self.say(f"next: alignvis {'' if root == Path('.') else f'--root {root} '}{command}")
+        if not rank() and not self.quiet:
+            click.echo(pasteable(f"next: alignvis {command}", root or self.root), err=True)
 
     def close(self) -> None:
         """End the bar that is drawn, so that what is said next has a line of its own."""
         while self.bars:
             self.bars.popitem()[1].close()
+
+
+def pasteable(text: str, root: Path) -> str:
+    """Let the commands of alignvis that a sentence names be those of the root at hand, so that they can be pasted."""
+    context = click.get_current_context(silent=True)
+    if context is None or root == Path("."):
+        return text
+    names = "|".join(map(re.escape, context.find_root().command.commands))  # type: ignore[attr-defined]
+    return re.sub(rf"\balignvis (?=(?:{names})\b)", lambda _: f"alignvis --root {shlex.quote(str(root))} ", text)
 
 
 class Commands(click.Group):
@@ -105,7 +113,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AlignvisError as error:
-            raise click.ClickException(str(error)) from error
+            root = ctx.obj.root if isinstance(ctx.obj, Screen) else Path(".")
+            raise click.ClickException(pasteable(str(error), root)) from error
         except KeyboardInterrupt as error:
             raise click.ClickException("stopped; run the same command again to go on") from error
         except BrokenPipeError:  # whoever read the output has seen enough

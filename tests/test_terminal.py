@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from alignvis import terminal
+from alignvis.cli import main
 from alignvis.cli.pictures import _subjects
 from alignvis.cli.recordings import _simulated
 from alignvis.cli.scores import _within
-from alignvis.terminal import Numbers, Screen, typed
+from alignvis.terminal import Numbers, Screen, pasteable, typed
 
 
 class Bar:
@@ -114,3 +116,25 @@ def test_the_next_command_is_about_all_subjects_that_there_are(tmp_path, capsys)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert _subjects(tmp_path) == "1-2,4"
+
+
+@pytest.mark.parametrize(
+    ("root", "said", "expected"),
+    [
+        ("my data", "score it with: alignvis eval RUN", "score it with: alignvis --root 'my data' eval RUN"),
+        (".", "score it with: alignvis eval RUN", "score it with: alignvis eval RUN"),
+        ("d", "of an earlier alignvis and gone", "of an earlier alignvis and gone"),
+        ("d", "`alignvis list` or alignvis evaluates", "`alignvis --root d list` or alignvis evaluates"),
+        ("d", "alignvis --root e eval", "alignvis --root e eval"),
+        (r"a\1", "alignvis check", r"alignvis --root 'a\1' check"),
+    ],
+)
+def test_commands_in_sentences_can_be_pasted(root, said, expected):
+    assert pasteable(said, Path(root)) == said  # outside the command line nothing is known of a root
+    with main.make_context("alignvis", ["--root", root, "list"]):
+        assert pasteable(said, Path(root)) == expected
+
+
+def test_a_mistake_names_the_command_with_the_root_at_hand(tmp_path):
+    result = CliRunner().invoke(main, ["--root", str(tmp_path), "eval"])
+    assert result.exit_code == 1 and f"make one with: alignvis --root {tmp_path} train --subject 1" in result.output
