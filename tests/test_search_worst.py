@@ -88,9 +88,9 @@ def test_who_is_interrupted_waits_for_no_more_than_what_was_begun(pair):
             taken.append(start)
             if start < 2:
                 both.wait(30)
+            time.sleep(0.2)  # until the main thread waits: on its way there Python may miss that it is called
             if start == 0:
                 signal.pthread_kill(main_thread().ident, signal.SIGINT)
-            time.sleep(0.2)
 
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background lacks
     try:
