@@ -69,7 +69,7 @@ def test_where_one_thread_fails_the_others_take_nothing_more(pair):
             taken.append(start)
             if start < 2:
                 both.wait(30)
-            if start == 0:
+            if start == 1:  # not the one whose end is waited for
                 failed.set()
                 raise ValueError
             failed.wait(30)
