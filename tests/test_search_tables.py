@@ -141,3 +141,26 @@ def test_each_of_many_repeats_is_looked_at(tmp_path):
     vectors[-1] += 1
     with pytest.raises(AlignvisError, match="both name the image '10000', and their vectors of it differ"):
         opened(one, table(tmp_path / "two.safetensors", ["new", *images], np.concatenate([vectors[:1], vectors])))
+
+
+def test_a_picture_is_compared_with_the_first_of_its_name(tmp_path):
+    """And not with the one before it: each step may be small, and the way long."""
+    paths = [table(tmp_path / f"{step}.safetensors", ["a"], np.full((1, DIM), 1 + step * 8e-4)) for step in range(3)]
+    assert opened(*paths[:2]).left_out.tolist() == [1]
+    with pytest.raises(AlignvisError, match="0.safetensors and .*2.safetensors both name the image 'a'"):
+        opened(*paths)
+
+
+@pytest.mark.parametrize("half", [slice(0, 8), slice(8, 16)])
+def test_names_whose_digests_are_half_the_same_are_two(tmp_path, monkeypatch, half):
+    class Digest:
+        def __init__(self, image: bytes, digest_size: int) -> None:
+            self.raw = bytearray(digest_size)
+            self.raw[half] = image[:8].ljust(8)
+
+        def digest(self) -> bytes:
+            return bytes(self.raw)
+
+    monkeypatch.setattr(shards.hashlib, "blake2b", Digest)
+    paths = [table(tmp_path / f"{name}.safetensors", [name]) for name in ("xa", "xb")]
+    assert not len(opened(*paths).left_out)
