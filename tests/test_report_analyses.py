@@ -167,10 +167,11 @@ def test_a_result_that_is_damaged_is_a_sentence_and_is_in_no_table_and_no_comman
     assert said.count("Intervals: bootstrap") == 1 and not told(with_results, " rsa --subject 2,1")
 
 
-@pytest.mark.parametrize("subjects", [[1, 1], [-1, 2], [1, 10**6]])
+@pytest.mark.parametrize("subjects", [[], [1, 1], [-1, 2], [1, 10**6]])
 def test_subjects_that_no_recordings_have_are_refused(with_results, subjects):
     path = with_results / "results" / RSA
     spoil(path, ("subjects",), subjects)
+    spoil(path, ("responses",), json.loads(path.read_text())["responses"][: len(subjects)])
     for place, subject in enumerate(subjects):
         spoil(path, ("responses", place, "subject"), subject)
     assert f"{RSA} does not hold a result that can be shown" in without_a_decoder(with_results)
