@@ -101,13 +101,14 @@ def test_names_that_are_no_text_are_refused_in_one_table_and_in_many(tmp_path, c
 def test_repeats_are_found_far_down_in_a_large_table(tmp_path):
     images = [f"{row}" for row in range(100_003)]
     vectors = np.zeros((len(images), DIM), "f4")
-    vectors[100_001], vectors[1] = 1, 2
+    vectors[[1, 99_999, 100_000, 100_001]] = np.arange(1, 5)[:, None]
     large = table(tmp_path / "large.safetensors", images, vectors)
-    small = table(tmp_path / "small.safetensors", ["100001", "new", "1"], np.array([[1.0], [5], [2]]) * np.ones(DIM))
+    again = np.array([[4.0], [9], [1], [2], [3]]) * np.ones(DIM)
+    small = table(tmp_path / "small.safetensors", ["100001", "new", "1", "99999", "100000"], again)
     gallery = opened(large, small, wanted=("100001", "new", "nowhere"))
-    assert gallery.left_out.tolist() == [100_003, 100_005]
+    assert gallery.left_out.tolist() == [100_003, 100_005, 100_006, 100_007]
     assert gallery.places.tolist() == [100_001, 100_004, -1]
-    assert opened(small, large).left_out.tolist() == [4, 100_004]
+    assert opened(small, large).left_out.tolist() == [6, 100_004, 100_005, 100_006]
 
 
 def test_more_repeats_than_memory_is_meant_for_are_refused(tmp_path, monkeypatch):
