@@ -37,7 +37,8 @@ class Screen:
             click.echo(text, err=True)
 
     def result(self, value: dict[str, Any], text: str) -> None:
-        click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) if self.as_json else text)
+        shown = pasteable(text, self.root)
+        click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) if self.as_json else shown)
 
     def bar(self) -> Progress:
         """A progress bar for all that counts on to one total, whose text may change. Of several processes one draws.

@@ -141,8 +141,9 @@ def test_folders_that_are_not_what_they_should_be(tmp_path, root):
     assert "no picture" in sentence("--root", root, "extract", "--images", tmp_path / "empty", "--encoder", "lowlevel")
     assert "nothing" in sentence("--root", root, "extract", "--images", tmp_path / "nothing", "--encoder", "lowlevel")
     assert "no pictures in" in sentence("--root", tmp_path / "empty", "extract", "--encoder", "lowlevel")
-    assert "alignvis prepare things-eeg2" in sentence("--root", tmp_path / "empty", "train", "--subject", 1)
-    assert "alignvis train" in sentence("--root", tmp_path / "empty", "eval")
+    here = f"alignvis --root {tmp_path / 'empty'}"
+    assert f"{here} prepare things-eeg2" in sentence("--root", tmp_path / "empty", "train", "--subject", 1)
+    assert f"{here} train" in sentence("--root", tmp_path / "empty", "eval")
     assert "no tables and no runs" in sentence("--root", tmp_path / "empty", "check")
 
 

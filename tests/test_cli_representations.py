@@ -46,7 +46,7 @@ def test_encode_writes_maps_beside_and_their_fingerprint(root, tmp_path):
     assert found.exit_code == 0, found.output
     printed, stored = json.loads(found.stdout), json.loads(out.with_suffix(".json").read_text())
     assert f"next: alignvis --root {root} report\n" in found.stderr  # and not rsa again
-    told = f"`alignvis report` does not show it, as it takes encoding_*.json in {root / 'results'} alone"
+    told = f"`alignvis --root {root} report` does not show it, as it takes encoding_*.json in {root / 'results'} alone"
     assert told in found.stderr and printed["figure"] == str(out) and out.read_text().startswith("<?xml")
     assert stored["maps_sha256"] == store.fingerprint(out.with_suffix(".safetensors"))
     document, maps = read_maps(out.with_suffix(".safetensors"))

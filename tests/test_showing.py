@@ -305,9 +305,9 @@ def test_a_twin_without_scores_is_said_and_one_that_is_named_must_have_them(root
     other = twin_of(root / "runs/one")
     (other / "scores.json").unlink()
     code, _, err = called(root, "one", "--query", "thing2_", "--top", "1")
-    assert code == 0 and "its twin has no scores yet" in err and f"alignvis eval {other}" in err
+    assert code == 0 and "its twin has no scores yet" in err and f"alignvis --root {root} eval {other}" in err
     code, _, err = called(root, "one", "twin", "--overwrite")
-    assert code == 1 and "twin has no scores yet; make them with: alignvis eval" in err
+    assert code == 1 and f"twin has no scores yet; make them with: alignvis --root {root} eval" in err
 
 
 @pytest.mark.parametrize(
