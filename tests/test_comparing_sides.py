@@ -311,15 +311,15 @@ def test_what_differs_in_more_than_was_asked_for_is_not_compared(template, tmp_p
 
 def test_what_the_second_side_has_alone_is_said_too(template, tmp_path):
     study(tmp_path, template, subjects=2, seeds=1)
-    write(tmp_path, template, "human_noalign", 12, 3)
-    write(tmp_path, template, "human_noalign", 12, 1)
+    for seed in (5, 3, 1, 2, 4):
+        write(tmp_path, template, "human_noalign", 12, seed)
     write(tmp_path, template, "human_noalign", 5, encoder="nice")
     said: list[str] = []
     (row,) = compare(tmp_path, **FAST, say=said.append)
     assert [one["subject"] for one in row["subjects"]] == [1, 2]
     assert said == [
-        "note: 2 scored runs have no partner in human and were left out: subject 12 seed 1, 3 of human_noalign (tiny, "
-        "linear, test)",
+        "note: 5 scored runs have no partner in human and were left out: subject 12 seed 1, 2, 3, 4, 5 of "
+        "human_noalign (tiny, linear, test)",
         "note: 1 scored run has no partner in human and was left out: subject 5 seed 0 of human_noalign (tiny, nice, "
         "test)",
     ]
