@@ -88,6 +88,9 @@ def test_subjects_left_out_and_subjects_trained_on_stand_apart(template, tmp_pat
     (row,) = compare(tmp_path, "pooled_human_?", "tiny_*_human_linear_*", **FAST)
     assert row["differs"] == ["pool"] and row["n_subjects"] == 3
     assert (row["first"]["pool"], row["second"]["pool"]) == ([1, 2, 3], [])
+    write(tmp_path, template, name="few", protocol="leave-out", trained_on=[2])
+    with pytest.raises(AlignvisError, match=r"few has \(1, 2\) and .* has \(1, 2, 3\), the same subject as training s"):
+        compare(tmp_path, "few", "*_human_[1l]*", **FAST)
 
 
 def test_brain_encoders_and_recipes_are_compared_too(template, tmp_path):
@@ -177,6 +180,8 @@ def test_unscored_runs_are_named_with_what_scores_them(template, tmp_path):
         AlignvisError, match=f"nothing can be compared yet: 2 runs .*alignvis --root {tmp_path} eval {run}"
     ):
         compare(tmp_path)
+    with pytest.raises(AlignvisError, match="nothing can be compared yet: 2 runs"):
+        compare(tmp_path, "human", "human_noalign")
     study(tmp_path / "other", template, subjects=1, seeds=1)
     write(tmp_path / "other", template, "human", 9, scored=False)
     said: list[str] = []
