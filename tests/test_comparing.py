@@ -73,6 +73,9 @@ def test_each_metric_is_the_mean_over_images_that_eval_states(template, tmp_path
         matrix = torch.from_numpy(similarities(made[row[side]["features"], 1, 0]))
         assert row[side]["mean"] == pytest.approx(measures(matrix, torch.arange(IMAGES))[metric])
     assert row["chance"] == chance_of(metric, IMAGES)
+    harmonic = sum(1 / place for place in range(1, IMAGES + 1))
+    by_hand = {"top1": 1 / IMAGES, "top5": 5 / IMAGES, "mrr": harmonic / IMAGES, "pairwise": 0.5}
+    assert row["chance"] == pytest.approx(by_hand[metric])
     assert METRICS[metric].title in comparisons_table([row])
 
 
