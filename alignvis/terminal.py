@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,17 +142,6 @@ class Numbers(click.ParamType):
         if len(chosen) > 10_000:
             self.fail(f"{value!r} names {len(chosen)} numbers, which is more than anything here has", param, ctx)
         return tuple(dict.fromkeys(chosen))
-
-
-def typed(numbers: Iterable[int]) -> str:
-    """Numbers as `Numbers` reads them: 1, 2, 3 and 7 are "1-3,7"."""
-    spans: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
 class Layers(Numbers):

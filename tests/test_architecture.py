@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Higher may import lower, never the other way round; parts of one level leave each other alone unless named below.
 LEVELS = {
-    "errors": 0, "channels": 0, "progress": 0, "memory": 0, "processes": 0, "files": 0, "versions": 0,
+    "errors": 0, "channels": 0, "progress": 0, "memory": 0, "processes": 0, "files": 0, "versions": 0, "spans": 0,
     "terminal": 1, "device": 1, "recipe": 1,
     "store": 1, "pickle_machine": 1, "pickles": 1, "loss": 1, "retrieval": 1, "stats": 1, "encoders": 1, "stack": 1,
     "hdf5": 1, "matlab": 1,

@@ -175,6 +175,8 @@ def test_pictures_that_were_shown_a_varying_number_of_times_are_said_to_be(templ
     assert row["trials"] == {"min": 1, "max": 3}
     text = comparisons_table([row])
     assert "each the mean of 1 to 3 trials, among" in text and "1 repetitions" not in text
+    for order in ((row, row | {"trials": {"min": 2, "max": 4}}), (row | {"trials": {"min": 2, "max": 4}}, row)):
+        assert "each the mean of 1 to 4 trials, among" in comparisons_table(order)  # of all that stands below
     assert "± is the SD over seeds within a subject" in text
 
 

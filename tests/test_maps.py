@@ -9,8 +9,9 @@ from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.figures.explained import ordered, read_sides
 from alignvis.figures.maps import draw_explanation
-from alignvis.figures.pooled import interval_said, numbers, pool
+from alignvis.figures.pooled import interval_said, pool
 from alignvis.recordings.brain import ELECTRODES
+from alignvis.spans import spans
 from tests.explained import explained
 
 TIMES = [round(0.05 * step - 0.1, 3) for step in range(14)]
@@ -64,7 +65,7 @@ def test_one_subject_has_the_interval_over_its_pictures_and_two_have_none():
 
 
 def test_numbers_are_said_in_ranges():
-    assert numbers([3, 1, 2, 7, 2]) == "1-3, 7" and numbers([4]) == "4" and numbers([1, 3]) == "1, 3"
+    assert spans([3, 1, 2, 7, 2], ", ") == "1-3, 7" and spans([4], ", ") == "4" and spans([1, 3], ", ") == "1, 3"
 
 
 # --- the order of channels -------------------------------------------------------------------------------------------

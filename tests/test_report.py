@@ -14,8 +14,9 @@ from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
 from alignvis.intervals import interval as interval_of
 from alignvis.reports.html import Html, commands, element, join, table, text
-from alignvis.reports.numbers import interval, number, pair, percent, plain, points, several
+from alignvis.reports.numbers import interval, number, pair, percent, plain, points
 from alignvis.reports.writing import write_report
+from alignvis.spans import spans
 from alignvis.stats import bootstrap
 from alignvis.table import scores_table
 from tests.reported import HOSTILE, Page, scores_of, twins, written
@@ -354,7 +355,7 @@ def test_numbers_are_written_as_such_and_anything_else_is_a_dash():
     assert points(-0.034) == "−3.4" and points(0.034) == "+3.4" and points(0) == "0.0"
     assert interval([-0.01, 0.2]) == "−1.0 to 20.0" and interval([1]) == "–" and pair([0, "1"]) is None
     assert number(10**400) is None and plain(None) == "–" and plain(-0.5) == "−0.5"
-    assert several([3, 1, 2, 7, 7]) == "1-3,7"
+    assert spans([3, 1, 2, 7, 7]) == "1-3,7"
 
 
 def test_trials_that_differ_between_pictures_are_said_as_they_are(root):

@@ -10,7 +10,8 @@ from alignvis.cli import main
 from alignvis.cli.pictures import _subjects
 from alignvis.cli.recordings import _simulated
 from alignvis.cli.scores import _within
-from alignvis.terminal import Numbers, Screen, pasteable, typed
+from alignvis.spans import spans
+from alignvis.terminal import Numbers, Screen, pasteable
 
 
 class Bar:
@@ -103,7 +104,7 @@ def test_curves_of_many_runs_are_one_bar_that_says_which_and_moves_within_each(c
     "numbers, text", [((1,), "1"), ((1, 2, 3), "1-3"), ((3, 1, 2, 7, 9, 10), "1-3,7,9-10"), ((1, 3), "1,3"), ((), "")]
 )
 def test_numbers_are_typed_as_they_are_read(numbers, text):
-    assert typed(numbers) == text
+    assert spans(numbers) == text
     assert not text or Numbers().convert(text, None, None) == tuple(sorted(numbers))
 
 

@@ -7,7 +7,8 @@ import click
 
 from alignvis.cli.options import DEVICE, FOLDER
 from alignvis.errors import AlignvisError
-from alignvis.terminal import Layers, Lengths, Screen, typed
+from alignvis.spans import spans
+from alignvis.terminal import Layers, Lengths, Screen
 
 
 def _image_sets(folder: Path) -> list[Path]:
@@ -19,7 +20,7 @@ def _image_sets(folder: Path) -> list[Path]:
 def _subjects(root: Path) -> str:
     """Whom there are responses of, as they are typed; 1 where there are none yet."""
     found = [path.stem.removeprefix("sub-") for path in (root / "responses").glob("*/sub-*.safetensors")]
-    return typed(int(number) for number in found if number.isdecimal()) or "1"
+    return spans(int(number) for number in found if number.isdecimal()) or "1"
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from alignvis.cli.options import FOLDER, NUMBERS
-from alignvis.terminal import Screen, Span, typed
+from alignvis.spans import spans
+from alignvis.terminal import Screen, Span
 
 SUBJECTS = click.option("--subject", type=NUMBERS, default="1", show_default=True, help="Subjects, like 1 or 1-3.")
 OUT = click.option("--out", type=FOLDER, required=True, help="New folder for raw/ and images/.")
@@ -83,7 +84,7 @@ def _simulated(
 ) -> None:
     made = write(out, subjects=subject, progress=screen.bar(), **sizes)
     screen.result(made, f"wrote a simulated {dataset} to {out}: subjects {', '.join(map(str, subject))}")
-    screen.following(f"prepare {dataset} --raw {out / 'raw'} --subject {typed(subject)}", out)
+    screen.following(f"prepare {dataset} --raw {out / 'raw'} --subject {spans(subject)}", out)
 
 
 @click.group()

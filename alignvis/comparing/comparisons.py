@@ -107,7 +107,7 @@ def compare(
             rows[-1] |= _statistics(rows[-1], pairs, values, resamples, permutations, seed)
         progress(done, len(groups), "comparing")
     if rows and unscored:
-        say(f"note: {_not_scored(Path(root), unscored)}")
+        say(f"note: {_not_scored(unscored)}")
     compared = {pair[side]["run"] for row in rows for pair in row["runs"] for side in ("first", "second")}
     alike = [run for path, run in wanted.items() if str(path) in compared and gives_same_answer(run.scores)]
     if alike:
@@ -169,13 +169,12 @@ def _against_twins(
     return groups, {run: record for run, record in shelf.unscored.items() if record["features"] in used}
 
 
-def _not_scored(root: Path, unscored: dict[Path, dict[str, Any]]) -> str:
+def _not_scored(unscored: dict[Path, dict[str, Any]]) -> str:
     names = [run.name for run in unscored]
-    where = "" if root == Path(".") else f"--root {root} "
     count = len(names)
     return (
         f"{count} run{'s have' if count > 1 else ' has'} no score yet and {'were' if count > 1 else 'was'} left out "
-        f"({listed(names)}); score {'them' if count > 1 else 'it'} with: alignvis {where}eval"
+        f"({listed(names)}); score {'them' if count > 1 else 'it'} with: alignvis eval"
         + (f" {' '.join(map(str, unscored))}" if count <= 3 else "")
     )
 
@@ -187,7 +186,7 @@ def _nothing(
     if sum(pairs):
         return "no pair of runs could be compared: each is damaged or was asked with other responses than its partner"
     if unscored:
-        return f"nothing can be compared yet: {_not_scored(root, unscored)}"
+        return f"nothing can be compared yet: {_not_scored(unscored)}"
     if first is None:
         return (
             f"no human-aligned encoder and its unaligned twin have scored runs alike in {root / 'runs'}; train both, "

@@ -49,7 +49,7 @@ def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
     ways = [_way(one[side]["pool"]) for side in SIDES]
     recipes = [f"{one[side]['recipe']}, validation by {one[side]['validation']}" for side in SIDES]
     lines = [
-        f"{one['dataset']}{simulated}: {one['n']} test responses, each {repetitions(one)}, among {one['gallery']} "
+        f"{one['dataset']}{simulated}: {one['n']} test responses, each {_repetitions(rows)}, among {one['gallery']} "
         "pictures",
         f"{_both(ways)}; recipe {_both(recipes)}",
         f"{metric.title}: means over seeds, then subjects; chance {_number(one['chance'], metric)}",
@@ -72,6 +72,13 @@ def _protocol(rows: Sequence[dict[str, Any]]) -> list[str]:
             "independent of each other, which they are not quite."
         )
     return [part for line in lines for part in textwrap.wrap(line, WIDTH)]
+
+
+def _repetitions(rows: Sequence[dict[str, Any]]) -> str:
+    """Of what the responses of all rows are the mean."""
+    known = [row["trials"] for row in rows if row["trials"]]
+    least, most = min((one["min"] for one in known), default=0), max((one["max"] for one in known), default=0)
+    return repetitions(rows[0] | {"trials": {"min": least, "max": most} if known else None})
 
 
 def _way(pool: Sequence[int]) -> str:

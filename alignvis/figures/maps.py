@@ -10,10 +10,11 @@ from matplotlib.patches import Patch
 from alignvis.errors import AlignvisError
 from alignvis.figures import panels
 from alignvis.figures.explained import Side, read_sides
-from alignvis.figures.pooled import interval_said, numbers
+from alignvis.figures.pooled import interval_said
 from alignvis.figures.scalp import has_map
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
 from alignvis.figures.words import INK, averaged, wrapped
+from alignvis.spans import spans
 
 LINE = 0.14  # inches
 
@@ -126,7 +127,7 @@ def _facts(sides: Sequence[Side]) -> list[str]:
         f"{interval_said([pooled.over for side in sides for pooled in side.pooled])}."
     ]
     for side in sides:
-        subjects, seeds = (numbers([found[key] for found in side.found]) for key in ("subject", "seed"))
+        subjects, seeds = (spans([found[key] for found in side.found], ", ") for key in ("subject", "seed"))
         lines.append(
             f"{panels.kind(side).capitalize()}: {_all([side], 'features')}, subjects {subjects}, seeds {seeds}, "
             f"{len(side.found)} run{'s' * (len(side.found) > 1)}, top-1 {100 * side.top1:.1f} %. {_random(side)}"

@@ -73,14 +73,6 @@ def coloured(names: Sequence[tuple[Hashable, bool]]) -> dict[Hashable, str]:
     return found
 
 
-def numbers(values: Sequence[int]) -> str:
-    """The numbers that occur, like ``1-4, 7``."""
-    ordered = sorted(set(values))
-    starts = [value for value in ordered if value - 1 not in ordered]
-    ends = [value for value in ordered if value + 1 not in ordered]
-    return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in zip(starts, ends, strict=True))
-
-
 def interval_said(over: Sequence[str | None]) -> str:
     """What the intervals of a figure are over, in a few words."""
     kinds = sorted({kind for kind in over if kind})

@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from alignvis.errors import AlignvisError
-from alignvis.figures.pooled import Pooled, coloured, interval_said, numbers, pool
+from alignvis.figures.pooled import Pooled, coloured, interval_said, pool
 from alignvis.figures.style import ALIGNED, PLAIN, QUIET, WIDTH, looks, new_figure, say_simulated
 from alignvis.figures.words import INK, room_beside, wrapped
 from alignvis.intervals import interval
+from alignvis.spans import spans
 from alignvis.table import repetitions
 
 BLOCK = (
@@ -131,7 +132,8 @@ def _about(block: Sequence[dict[str, Any]], rows: Sequence[dict[bool, tuple[str,
     return (
         f"{one['dataset']}{' (SIMULATED brain)' * one['simulated']}, {one['encoder']}, {one['recipe']}, {way}: "
         f"n = {one['n']} test responses, each {repetitions(one)}; "
-        f"subjects {numbers([score['subject'] for score in block])}, seeds {numbers([s['seed'] for s in block])}; "
+        f"subjects {spans([score['subject'] for score in block], ', ')}, "
+        f"seeds {spans([score['seed'] for score in block], ', ')}; "
         f"{_said(over)}"
     )
 
@@ -196,7 +198,7 @@ def draw_repetitions(curves: Sequence[dict[str, Any]]) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         for place, chance in enumerate(sorted({curve["chance"] for curve in curves})):
             axes.axhline(100 * chance, color=QUIET, ls=":", lw=1, zorder=0, label="_" * bool(place) + "chance")
-        sizes = numbers([curve["gallery"] for curve in curves])
+        sizes = spans([curve["gallery"] for curve in curves], ", ")
         axes.set(xlabel="repetitions of a test picture that are averaged")
         axes.set_ylabel(f"right picture of {sizes}\nnamed first (top-1, %)")
         axes.set_ylim(bottom=0)
@@ -242,7 +244,7 @@ def _of_curves(curves: Sequence[dict[str, Any]], over: Sequence[str | None]) -> 
     names = ", ".join(sorted({curve["dataset"] + " (SIMULATED brain)" * curve["simulated"] for curve in curves}))
     return (
         f"{names}, {', '.join(sorted({curve['encoder'] for curve in curves}))}: "
-        f"n = {numbers([curve['n'] for curve in curves])} test responses; mean of {one['draws']} random choices of "
-        f"repetitions; subjects {numbers([curve['subject'] for curve in curves])}, "
-        f"seeds {numbers([curve['run_seed'] for curve in curves])}; {interval_said(over)}"
+        f"n = {spans([curve['n'] for curve in curves], ', ')} test responses; mean of {one['draws']} random choices of "
+        f"repetitions; subjects {spans([curve['subject'] for curve in curves], ', ')}, "
+        f"seeds {spans([curve['run_seed'] for curve in curves], ', ')}; {interval_said(over)}"
     )

@@ -10,10 +10,11 @@ from alignvis import files
 from alignvis.errors import AlignvisError
 from alignvis.reports.entries import Entry, command, missing
 from alignvis.reports.html import Html, code, element, join, paragraph, picture, table
-from alignvis.reports.numbers import DASH, count, number, numbers, pair, plain, several
+from alignvis.reports.numbers import DASH, count, number, numbers, pair, plain
 from alignvis.representations.encoding import ALPHAS, FOLDS
 from alignvis.representations.rsa import METRICS
 from alignvis.representations.study import result_name
+from alignvis.spans import spans
 
 KINDS = {
     "rsa": ("Similarity analysis", "rsa", "How well the dissimilarities of embeddings follow those of the brain, "
@@ -98,7 +99,7 @@ def command_of(analysis: Analysis, root: Path) -> str | None:
         return None
     subjects = result["subjects"]
     folder = Path(result["responses"][0]["path"]).parent.name or result["dataset"]
-    ordered = several(subjects) if subjects == sorted(subjects) else ",".join(map(str, subjects))
+    ordered = spans(subjects) if subjects == sorted(subjects) else ",".join(map(str, subjects))
     words = [KINDS[kind][1], "--subject", ordered, "--dataset", folder]
     for name in dict.fromkeys(one["features"] for one in result["features"]):
         words += ["--features", name]
@@ -123,7 +124,7 @@ def analyses(
         parts.append(element("h3", title))
         mine = [one for one in found if one.kind == kind]
         if not mine:
-            subjects = several([entry.record["subject"] for entry in entries])
+            subjects = spans([entry.record["subject"] for entry in entries])
             line = command(root, verb, "--subject", subjects, "--dataset", entries[0].record["dataset"])
             parts.append(missing("There is none of these recordings.", line))
         parts += [paragraph(why, kind="missing") for why in notes[kind]]
@@ -136,7 +137,7 @@ def _shown(path: Path, result: dict[str, Any], what: str) -> list[Html]:
     rows = [_row(one) for one in result["features"]]
     head = ("embedding", "highest correlation (95 % interval)", "at, ms", "p, corrected for all times", "from, ms",
             "noise ceiling there")  # fmt: skip
-    people = several(result["subjects"])
+    people = spans(result["subjects"])
     simulated = " SIMULATED brain." if result["simulated"] else ""
     title = join(
         element("strong", f"{result['dataset']}, subject{'s' * (len(result['subjects']) > 1)} {people}."),

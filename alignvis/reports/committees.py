@@ -12,9 +12,10 @@ from alignvis.errors import AlignvisError
 from alignvis.intervals import interval as over_subjects
 from alignvis.reports.entries import Entry, cited, command
 from alignvis.reports.html import Html, code, element, join, paragraph, table
-from alignvis.reports.numbers import count, interval, mean, percent, plain, several
+from alignvis.reports.numbers import count, interval, mean, percent, plain
 from alignvis.retrieval import ranks
 from alignvis.scoring import read_similarity
+from alignvis.spans import spans
 from alignvis.stats import wilson
 
 Row = dict[str, Any]
@@ -159,7 +160,7 @@ def _told(row: Row) -> Html:
                        f"{plain(member['held_out_mrr'])})")  # fmt: skip
     last = f"; together {plain(row['held_out_mrr'][-1])}" if row["held_out_mrr"] else ""
     return join(
-        element("strong", f"Subject {row['subject']}"), f", seeds {several(row['seeds'])}: {'; '.join(members)}{last}. "
+        element("strong", f"Subject {row['subject']}"), f", seeds {spans(row['seeds'])}: {'; '.join(members)}{last}. "
         f"Members chosen on held-out training pictures ({row['held_out']:,} a seed) among "
         f"{count(row['candidates'], 'kind')} of run; held-out MRR is what was maximised, and no result.",
     )  # fmt: skip

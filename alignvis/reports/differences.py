@@ -8,8 +8,9 @@ from alignvis.comparing import compare
 from alignvis.errors import AlignvisError
 from alignvis.reports.entries import Entry, by_kind, command, missing, source
 from alignvis.reports.html import Html, element, join, paragraph, table
-from alignvis.reports.numbers import DASH, count, number, pair, plain, points, several, share
+from alignvis.reports.numbers import DASH, count, number, pair, plain, points, share
 from alignvis.reports.protocol import named as called
+from alignvis.spans import spans
 
 Row = dict[str, Any]
 
@@ -147,7 +148,7 @@ def _by_subject(rows: Sequence[Row], entries: Sequence[Entry]) -> list[Html]:
         [
             f"{row['first']['features']} − {row['second']['features']} ({row['first']['encoder']})",
             str(one["subject"]),
-            several(one["seeds"]) if min(one["seeds"]) >= 0 else str(len(one["seeds"])),
+            spans(one["seeds"]) if min(one["seeds"]) >= 0 else str(len(one["seeds"])),
             share(one["first"], None),
             share(one["second"], None),
             points(one["difference"]),

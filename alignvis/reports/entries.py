@@ -10,9 +10,9 @@ from typing import Any
 from alignvis import files, store
 from alignvis.errors import AlignvisError
 from alignvis.reports.html import Html, code, element, join, typed
-from alignvis.reports.numbers import several
 from alignvis.runs import named_runs, read_record, read_scores, stated_path
 from alignvis.scoring import proved_similarity
+from alignvis.spans import spans
 
 # What must be equal for two runs to stand in one table: like is compared with like.
 ALIKE = ("dataset", "simulated", "protocol", "pool", "recipe", "validation", "n", "gallery", "repetitions")
@@ -131,7 +131,7 @@ def by_encoder(entries: Sequence[Entry]) -> dict[tuple[Any, ...], list[Entry]]:
 def cited(entries: Sequence[Entry]) -> Html:
     """Numbers of runs, each leading to what the page says of it last."""
     if len(entries) > 6:
-        shown = several([entry.number for entry in entries]).replace("-", "–")
+        shown = spans([entry.number for entry in entries]).replace("-", "–")
         return join("[", join(*shown.split(","), between=Html(", <wbr>")), "]")
     links = [element("a", str(entry.number), attributes={"href": f"#run-{entry.number}"}) for entry in entries]
     return join("[", join(*links, between=Html(", <wbr>")), "]")

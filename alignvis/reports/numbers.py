@@ -66,17 +66,6 @@ def mean(values: Sequence[Any]) -> float | None:
     return None if not found or None in found else sum(item for item in found if item is not None) / len(found)
 
 
-def several(values: Sequence[int]) -> str:
-    """Whole numbers as they are typed: "1-4,7"."""
-    ordered, parts = sorted(set(values)), []
-    for value in ordered:
-        if parts and value == parts[-1][1] + 1:
-            parts[-1] = (parts[-1][0], value)
-        else:
-            parts.append((value, value))
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
-
-
 def count(number: int, noun: str) -> str:
     """ "1 run", "2 runs"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -7,7 +7,8 @@ from typing import Any
 from alignvis.recipe import RECIPES, Recipe
 from alignvis.reports.entries import Entry, cited, marked
 from alignvis.reports.html import Html, code, described, element, join, paragraph
-from alignvis.reports.numbers import count, number, plain, several
+from alignvis.reports.numbers import count, number, plain
+from alignvis.spans import spans
 
 DEFAULT = "alignvis"  # the published recipe
 
@@ -64,7 +65,7 @@ def _brain(entries: Sequence[Entry]) -> list[tuple[object, object]]:
     simulated = "; SIMULATED, no one was recorded" if record["simulated"] else ""
     rows: list[tuple[object, object]] = [
         ("Dataset", f"{record['dataset']} ({modality(entries[0])}{simulated})"),
-        ("Subjects", f"{count(len(subjects), 'subject')} (number{'s' * (len(subjects) > 1)} {several(subjects)})"),
+        ("Subjects", f"{count(len(subjects), 'subject')} (number{'s' * (len(subjects) > 1)} {spans(subjects)})"),
         ("Channels", _one(entries, [_channels(entry) for entry in entries])),
         ("Time", _one(entries, [_time(entry) for entry in entries])),
     ]
@@ -109,7 +110,7 @@ def _learning(entries: Sequence[Entry]) -> list[tuple[object, object]]:
         (
             "Seeds",
             f"{count(len(seeds), 'seed')} (number{'s' * (len(seeds) > 1)} "
-            f"{several(seeds) if min(seeds) >= 0 else ', '.join(map(str, seeds))})",
+            f"{spans(seeds) if min(seeds) >= 0 else ', '.join(map(str, seeds))})",
         ),
     ]
 

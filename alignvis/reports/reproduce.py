@@ -15,9 +15,10 @@ from alignvis.reports.analyses import command_of as analysis_command
 from alignvis.reports.entries import Entry, command
 from alignvis.reports.html import Html, code, commands, element, join, paragraph, table
 from alignvis.reports.named import command_of
-from alignvis.reports.numbers import DASH, number, plain, several
+from alignvis.reports.numbers import DASH, number, plain
 from alignvis.reports.protocol import changed
 from alignvis.runs import inputs_of
+from alignvis.spans import spans
 
 SHORT = 16  # digits of a digest that are shown where the whole of it stands in the record
 
@@ -108,7 +109,7 @@ def _prepare(entry: Entry, root: Path) -> str:
     asked = header.get("asked")
     asked = asked if isinstance(asked, dict) else {}
     kind = record["dataset"].removesuffix("-simulated")
-    subject = several([*record["trained_on"], record["subject"]])
+    subject = spans([*record["trained_on"], record["subject"]])
     if "imported" in header:
         return command(root, "import", "FILES")
     if kind not in ("things-eeg2", "things-meg", "nsd"):
@@ -146,7 +147,7 @@ def _train(entries: Sequence[Entry], root: Path) -> list[str]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         record = entry.record
-        pool = several([*record["trained_on"], record["subject"]]) if record["protocol"] == "leave-out" else ""
+        pool = spans([*record["trained_on"], record["subject"]]) if record["protocol"] == "leave-out" else ""
         key = str((record["dataset"], record["encoder"], record["recipe"], pool))
         groups.setdefault(key, []).append(entry)
     lines = []
@@ -166,11 +167,11 @@ def _train_line(runs: Sequence[Entry], root: Path) -> str:
     subjects = [entry.record["subject"] for entry in runs]
     if record["protocol"] == "leave-out":
         subjects += record["trained_on"]
-    words = ["train", "--dataset", record["dataset"], "--subject", several(subjects)]
+    words = ["train", "--dataset", record["dataset"], "--subject", spans(subjects)]
     for features in dict.fromkeys(entry.record["features"] for entry in runs):
         words += ["--features", features]
     words += ["--encoder", record["encoder"], "--recipe", base]
-    words += ["--seed", several([entry.record["seed"] for entry in runs])]
+    words += ["--seed", spans([entry.record["seed"] for entry in runs])]
     words += ["--leave-out"] * (record["protocol"] == "leave-out")
     for key, value, _ in changed(recipe, RECIPES[base]) if base in RECIPES else []:
         option = key.replace("_", "-")
@@ -190,7 +191,7 @@ def _besides(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Htm
     subjects -= {subject for entry in entries for subject in (*entry.record["trained_on"], entry.record["subject"])}
     embeddings = list(dict.fromkeys(row["features"] for one in analysed for row in one.result["features"]))
     embeddings = [name for name in embeddings if name not in {entry.record["features"] for entry in entries}]
-    more = [f"subject{'s' * (len(subjects) > 1)} {several(sorted(subjects))}"] if subjects else []
+    more = [f"subject{'s' * (len(subjects) > 1)} {spans(sorted(subjects))}"] if subjects else []
     more += [f"embeddings of {', '.join(embeddings)}"] if embeddings else []
     if not more:
         return []
@@ -232,7 +233,7 @@ def _tables(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Html
             path = "/".join(part for part in Path(queries["path"]).parts if part != "..")
             found.setdefault((path, entry.scores["queries_fingerprint"]), set()).add(entry.number)
     rows = [
-        [code(path), element("code", digest), several(sorted(runs)).replace("-", "–").replace(",", ", ")]
+        [code(path), element("code", digest), spans(sorted(runs)).replace("-", "–").replace(",", ", ")]
         for (path, digest), runs in found.items()
     ]
     others: dict[tuple[str, str], dict[str, None]] = {}
@@ -259,7 +260,7 @@ def _versions(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Ht
         rows.setdefault(row, []).append(made)
     lines = []
     for row, made in rows.items():
-        runs = several([one for one in made if isinstance(one, int)]).replace("-", "–").split(",")
+        runs = spans([one for one in made if isinstance(one, int)]).replace("-", "–").split(",")
         lines.append([", ".join([*filter(None, runs), *(one for one in made if isinstance(one, str))]), *row])
     caption = join(element("strong", "Versions."), " Of what the runs were trained with",
                    ", and the results made." if analysed else ".")  # fmt: skip
