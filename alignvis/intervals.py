@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from alignvis.retrieval import each
-from alignvis.stats import bootstrap, bootstrap_of_medians, of_median, student, wilson
+from alignvis.stats import bootstrap, bootstrap_of_medians, median_interval, student, wilson
 
 Interval = tuple[float, float]
 Score = dict[str, Any]
 
 
-def of_one(places: Sequence[Sequence[int]], gallery: int, measure: str) -> Interval | None:
+def measure_interval(places: Sequence[Sequence[int]], gallery: int, measure: str) -> Interval | None:
     """Interval of a measure of one subject over its test pictures, 95 %, seeds averaged first: they are no pictures.
 
     Of shares Wilson's, of other means Student's t, of medians by order statistics: the mean over seeds of its ends.
@@ -25,9 +25,14 @@ def of_one(places: Sequence[Sequence[int]], gallery: int, measure: str) -> Inter
 
     Returns:
         None where the pictures do not tell how others differ: where all say the same, or there are too few.
+
+    Raises:
+        AlignvisError: when there is no such measure.
+
+    Source: as `stats.wilson`, `stats.student` and `stats.median_interval`.
     """
     if measure == "median_rank":
-        ends = [of_median(seed) for seed in places]
+        ends = [median_interval(seed) for seed in places]
         return None if None in ends else tuple(np.mean(ends, axis=0).tolist())
     values = _each(places, gallery, measure).mean(axis=0)
     if measure.startswith("top"):
@@ -36,15 +41,15 @@ def of_one(places: Sequence[Sequence[int]], gallery: int, measure: str) -> Inter
 
 
 def within(places: Sequence[int], gallery: int, measures: Sequence[str]) -> list[list[float] | None]:
-    """`of_one` of several measures of one run, for JSON."""
-    found = [of_one([places], gallery, measure) for measure in measures]
+    """`measure_interval` of several measures of one run, for JSON."""
+    found = [measure_interval([places], gallery, measure) for measure in measures]
     return [None if ends is None else list(ends) for ends in found]
 
 
 def interval(subjects: Sequence[Sequence[Score]], measure: str = "top1") -> Interval | None:
     """Interval of a mean over subjects of means over seeds, 95 %.
 
-    Of one subject as `of_one`; of several by `stats.bootstrap` over subjects and pictures.
+    Of one subject as `measure_interval`; of several by `stats.bootstrap` over subjects and pictures.
 
     Args:
         subjects: of each its scores, one a seed: "ranks", by sorted image id, "gallery", and "images_sha256", which is
@@ -56,7 +61,7 @@ def interval(subjects: Sequence[Sequence[Score]], measure: str = "top1") -> Inte
     gallery = subjects[0][0]["gallery"]
     places = [[score["ranks"] for score in seeds] for seeds in subjects]
     if len(subjects) == 1:
-        return of_one(places[0], gallery, measure)
+        return measure_interval(places[0], gallery, measure)
     values = [_each(seeds, gallery, measure) for seeds in places]
     means = [one.mean(axis=0) for one in values]
     if len({value for one in means for value in one.tolist()}) == 1:

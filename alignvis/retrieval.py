@@ -1,5 +1,6 @@
 """Which picture was it? Similarity of every query to every picture of a gallery, and the rank of the right one."""
 
+import re
 from typing import Any
 
 import torch
@@ -117,16 +118,22 @@ def each(places: Tensor, gallery: int, measure: str) -> Tensor:
 
     Returns:
         (queries,) float64.
+
+    Raises:
+        AlignvisError: when there is no such measure, or the gallery is smaller than it takes.
     """
     if measure == "median_rank":
         return places.double()
     if measure == "mrr":
         return places.double().reciprocal()
-    if measure.startswith("top"):
-        return (places <= int(measure.removeprefix("top"))).double()
-    if gallery == 1:
+    if top := re.fullmatch(r"top(\d{1,9})", measure):
+        return (places <= int(top[1])).double()
+    if measure == "pairwise" and gallery == 1:
         return torch.ones(len(places), dtype=torch.float64)
-    return _among(places, gallery, 2 if measure == "pairwise" else int(measure.removesuffix("-way")))
+    ways = re.fullmatch(r"(\d{1,9})-way", "2-way" if measure == "pairwise" else measure)
+    if not ways:
+        raise AlignvisError(f"{measure!r} is no measure; choose one of {', '.join(MEASURES)}, 10-way or the like")
+    return _among(places, gallery, int(ways[1]))
 
 
 def chances(gallery: int) -> dict[str, float]:
@@ -149,13 +156,13 @@ def n_way(places: Tensor, gallery: int, n: int, k: int = 1) -> float:
     Raises:
         AlignvisError: when the gallery has fewer than n pictures, or k is not within 1 to n.
     """
-    if not 2 <= n <= gallery or not 1 <= k <= n:
-        raise AlignvisError(f"the best {k} of {n} cannot be asked for in a gallery of {gallery}; choose k <= n <= it")
     return _among(places, gallery, n, k).mean().item()
 
 
 def _among(places: Tensor, gallery: int, n: int, k: int = 1) -> Tensor:
     """`n_way` of each query."""
+    if not 2 <= n <= gallery or not 1 <= k <= n:
+        raise AlignvisError(f"the best {k} of {n} cannot be asked for in a gallery of {gallery}; choose k <= n <= it")
     better = places - 1
     worse = gallery - 1 - better
     whole = _log_choose(torch.tensor(gallery - 1), torch.tensor(n - 1))

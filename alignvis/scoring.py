@@ -93,8 +93,8 @@ def describe(similarities: Tensor) -> dict[str, Any]:
         similarities: (pictures, pictures), query i being the response to picture i.
 
     Returns:
-        `retrieval.measures`, each with its "..._chance" and its "..._interval" (`intervals.of_one`); "ranks", one a
-        query; "ties"; "answers": how many pictures were named first; "n_way", by n, and "n_way_interval";
+        `retrieval.measures`, each with its "..._chance" and its "..._interval" (`intervals.measure_interval`); "ranks",
+        one a query; "ties"; "answers": how many pictures were named first; "n_way", by n, and "n_way_interval";
         "image_to_brain": measures, intervals and ranks of the other direction; "transductive".
 
     Raises:

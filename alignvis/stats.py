@@ -43,7 +43,7 @@ def student(shares: Sequence[float], level: float = 0.95) -> tuple[float, float]
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def of_median(values: Sequence[float] | NDArray[np.floating], level: float = 0.95) -> tuple[float, float] | None:
+def median_interval(values: Sequence[float] | NDArray[np.floating], level: float = 0.95) -> tuple[float, float] | None:
     """Interval for the median of values that are independent of each other, whatever their distribution.
 
     Its ends are two of the values. It holds the median at least as often as asked: by how many values lie below it,

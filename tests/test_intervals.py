@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import quantile_test, ttest_1samp
 
-from alignvis.intervals import interval, of_one, within
+from alignvis.intervals import interval, measure_interval, within
 from alignvis.retrieval import MEASURES, each
 from alignvis.stats import bootstrap, bootstrap_of_medians, wilson
 from alignvis.table import scores_table
@@ -35,16 +35,16 @@ def values(places: np.ndarray, measure: str) -> np.ndarray:
 def test_of_one_subject_a_mean_has_students_interval(measure):
     (places,) = some_ranks(1, 3)
     expected = ttest_1samp(values(places, measure).mean(axis=0), 0).confidence_interval()  # seeds are no pictures
-    assert of_one(places.tolist(), GALLERY, measure) == pytest.approx((expected.low, expected.high))
-    assert interval(scored([places]), measure) == of_one(places.tolist(), GALLERY, measure)
+    assert measure_interval(places.tolist(), GALLERY, measure) == pytest.approx((expected.low, expected.high))
+    assert interval(scored([places]), measure) == measure_interval(places.tolist(), GALLERY, measure)
 
 
 def test_of_one_subject_a_share_has_wilsons_and_a_median_that_of_order_statistics():
     (places,) = some_ranks(1, 2)
-    assert of_one(places.tolist(), GALLERY, "top5") == wilson((places <= 5).mean(), GALLERY)
+    assert measure_interval(places.tolist(), GALLERY, "top5") == wilson((places <= 5).mean(), GALLERY)
     ends = [quantile_test(row, q=5, p=0.5).confidence_interval() for row in places]
     expected = np.mean([end.low for end in ends]), np.mean([end.high for end in ends])
-    assert of_one(places.tolist(), GALLERY, "median_rank") == pytest.approx(expected)
+    assert measure_interval(places.tolist(), GALLERY, "median_rank") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -61,9 +61,9 @@ def test_of_several_subjects_all_are_by_bootstrap_over_subjects_and_pictures(sam
 
 def test_what_tells_nothing_of_others_has_no_interval():
     right = [[1] * 40]
-    assert of_one(right, 40, "mrr") is None and of_one(right, 40, "pairwise") is None
-    assert of_one(right, 40, "top1") == wilson(1.0, 40)  # of yes and no even that tells something
-    assert of_one([[1, 2, 3, 4, 5]], 40, "median_rank") is None and of_one([[3]], 40, "mrr") is None
+    assert measure_interval(right, 40, "mrr") is None and measure_interval(right, 40, "pairwise") is None
+    assert measure_interval(right, 40, "top1") == wilson(1.0, 40)  # of yes and no even that tells something
+    assert measure_interval([[1, 2, 3, 4, 5]], 40, "median_rank") is None and measure_interval([[3]], 40, "mrr") is None
     assert within([1] * 40, 40, ["mrr", "median_rank"]) == [None, [1.0, 1.0]]
     alike = scored(np.full((2, 1, GALLERY), 3))
     assert [interval(alike, measure) for measure in (*MEASURES, "10-way")] == [None] * 8

@@ -136,6 +136,9 @@ def test_what_each_query_is_worth_adds_up_to_the_measures():
     assert each(torch.tensor([1, 4]), 5, "mrr").tolist() == [1, 0.25]
     assert each(torch.tensor([1, 2, 5]), 5, "pairwise").tolist() == pytest.approx([1, 0.75, 0])
     assert each(torch.tensor([1]), 1, "pairwise").tolist() == [1]
+    for wrong in ("top", "top-1", "way", "two-way", "1-way", "31-way", "median", ""):
+        with pytest.raises(AlignvisError, match="is no measure; choose|cannot be asked for"):
+            each(places, 30, wrong)
 
 
 def test_pairwise_counts_the_wins_over_every_other_picture_and_a_tie_is_none():

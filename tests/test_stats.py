@@ -4,7 +4,15 @@ from scipy.stats import binom, binomtest, quantile_test, t
 
 from alignvis import stats
 from alignvis.errors import AlignvisError
-from alignvis.stats import bootstrap, bootstrap_of_medians, crossed_means, nested_means, of_median, student, wilson
+from alignvis.stats import (
+    bootstrap,
+    bootstrap_of_medians,
+    crossed_means,
+    median_interval,
+    nested_means,
+    student,
+    wilson,
+)
 
 
 def some_hits(subjects: int = 6, images: int = 40, seed: int = 0) -> np.ndarray:
@@ -41,19 +49,19 @@ def test_student_is_scipys(level):
 def test_the_interval_of_a_median_is_scipys(n, level):
     values = np.random.default_rng(n).integers(1, 60, n)
     expected = quantile_test(values, q=values[0], p=0.5).confidence_interval(level)
-    assert of_median(values, level) == (expected.low, expected.high)
+    assert median_interval(values, level) == (expected.low, expected.high)
 
 
 def test_too_few_values_have_no_interval_of_their_median():
     """Five tosses of a coin fall alike in 1 of 16 cases, six in 1 of 32."""
-    assert of_median(range(5)) is None and of_median([]) is None and of_median([3]) is None
-    assert of_median(range(6)) == (0, 5) and of_median(range(4), 0.8) == (0, 3)
+    assert median_interval(range(5)) is None and median_interval([]) is None and median_interval([3]) is None
+    assert median_interval(range(6)) == (0, 5) and median_interval(range(4), 0.8) == (0, 3)
 
 
 @pytest.mark.parametrize("n", [11, 50])
 def test_the_interval_of_a_median_holds_it_as_often_as_the_binomial_says(n):
     values = np.random.default_rng(0).exponential(size=(4000, n))
-    ends = np.array([of_median(row) for row in values])
+    ends = np.array([median_interval(row) for row in values])
     first = int(np.searchsorted(np.sort(values[0]), ends[0, 0]))
     held = np.mean((ends[:, 0] <= np.log(2)) & (np.log(2) <= ends[:, 1]))
     assert held == pytest.approx(1 - 2 * binom.cdf(first, n, 0.5), abs=0.01) and held > 0.945
