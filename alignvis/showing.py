@@ -138,7 +138,7 @@ def show(
     """Choose test pictures and say what each run took them for.
 
     Args:
-        runs: scored runs on the same test pictures: the one to choose by, then its twin or any others.
+        runs: scored runs of one subject on the same test pictures: the one to choose by, then its twin or any others.
         queries: ids of test pictures, or parts of ids that only one has; given any, no others are chosen.
         best, median, worst: how many pictures to choose by the rank of the right picture in the first run; equal ranks
             are ordered by how much more similar the right picture is than the best other one, then by id, so that
@@ -147,12 +147,17 @@ def show(
         top: how many of the most similar pictures to name.
 
     Raises:
-        AlignvisError: when a run cannot be read, the runs are not of the same test pictures, or no or several test
-            pictures have an id asked for.
+        AlignvisError: when a run cannot be read, the runs are not of one subject and the same test pictures, or no or
+            several test pictures have an id asked for.
     """
     decoded = [read_decoded(Path(run)) for run in runs]
     chief = decoded[0]
     for other in decoded[1:]:
+        if any(other.record[key] != chief.record[key] for key in ("dataset", "subject")):
+            raise AlignvisError(
+                f"{other.run} is of {_whose(other)}, and {chief.run} of {_whose(chief)}; show compares image encoders "
+                "on the same responses, so name runs of one subject"
+            )
         if set(other.images) != set(chief.images):
             shared = len(set(other.images) & set(chief.images))
             raise AlignvisError(
@@ -171,6 +176,10 @@ def show(
     if len(chosen) > MOST:
         raise AlignvisError(f"asked for {len(chosen)} pictures, and a figure has room for {MOST}; ask for fewer")
     return Showing(decoded, [Row(image, why, [_answer(one, image, top) for one in decoded]) for image, why in chosen])
+
+
+def _whose(decoded: Decoded) -> str:
+    return f"{decoded.record['dataset']}, subject {decoded.record['subject']}"
 
 
 def _named(query: str, decoded: Decoded) -> str:

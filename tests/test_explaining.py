@@ -1,8 +1,10 @@
 """Runs explained, stored, read again, retrained; random weights; twins; the command."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from alignvis.asking import ask
 from alignvis.cli import main
 from alignvis.errors import AlignvisError
 from alignvis.explanations import retraining
+from alignvis.explanations.answers import most_kept, most_lost
 from alignvis.explanations.explain import by_concept, early_share, explain_run, queries_of, read_explanation
 from alignvis.explanations.gradcam import gradcam
+from alignvis.explanations.naming import figure_name
 from alignvis.explanations.occlusion import first_order
 from alignvis.explanations.randomised import agreement, between, fresh, randomised
 from alignvis.explanations.regions import regions
@@ -37,6 +41,7 @@ from alignvis.runs import (
 from alignvis.train_runs import train_run
 from alignvis.twins import by_kind, twin_run
 from tests.hidden import CHANNELS, RECIPE, TIMES, hidden, simulated_brain, trained
+from tests.reported import written
 from tests.tables import image_ids, write_features, write_responses
 
 LIKE_EEG = replace(RECIPE, epochs=12, rate=2e-3, normalisation="repetition")
@@ -351,9 +356,96 @@ def test_the_command_explains_a_run_and_its_twin_and_draws_them(root):
     figure = root / "results" / "explain_aligned.png"
     assert figure.read_bytes()[:4] == b"\x89PNG"
     before = figure.read_bytes()
-    again = invoke(root, "explain", "aligned", "--json", "--no-twin")
-    assert json.loads(again.stdout) == {"run": str(root / "runs/aligned"), **read_explanation(root / "runs/aligned")[0]}
-    assert figure.read_bytes() == before and "was kept" in again.stderr
+    again = invoke(root, "explain", "twin")
+    assert figure.read_bytes() == before and f"{figure} is there already and was kept" in again.stderr
+    alone = invoke(root, "explain", "aligned", "--json", "--no-twin")
+    assert json.loads(alone.stdout) == {"run": str(root / "runs/aligned"), **read_explanation(root / "runs/aligned")[0]}
+    assert figure.read_bytes() == before and "was kept" not in alone.stderr
+    assert (root / "results" / "explain_aligned_alone.png").read_bytes() != before
+
+
+def test_the_figure_of_a_group_is_called_by_what_is_in_it_and_by_nothing_else(root):
+    together = invoke(root, "explain", "aligned", "other-seed", "--no-twin")
+    assert together.exit_code == 0, together.output
+    (figure,) = (root / "results").iterdir()
+    assert re.fullmatch(
+        r"explain_tiny_sub-01_plain-and-plain_noalign_linear_hidden_seed-0-1_[0-9a-f]{8}\.png", figure.name
+    )
+    for words in (["aligned"], ["other-seed"], ["aligned", "twin", "other-seed"]):
+        one = invoke(root, "explain", *words)
+        assert one.exit_code == 0 and "was kept" not in one.stderr, words
+    assert len(list((root / "results").iterdir())) == 4
+    again = invoke(root, "explain", "other-seed", "aligned", "--no-twin")
+    assert f"{figure} is there already and was kept" in again.stderr
+
+
+def test_other_runs_never_share_the_name_of_a_figure(root, tmp_path):
+    """Every set of runs that can be drawn together, here, of hostile names, and of another root."""
+    runs = root / "runs"
+    shutil.copytree(runs / "aligned", runs / "aligned_alone")
+    for number in (2, 3):
+        copy = runs / f"sub-{number}"
+        shutil.copytree(runs / "other-seed", copy)
+        files.write_json(copy / "record.json", read_record(copy) | {"subject": number})
+    aligned, plain = (
+        [runs / name for name in some]
+        for some in (("aligned", "aligned_alone"), ("twin", "other-seed", "sub-2", "sub-3"))
+    )
+    sets = [(first, second) for first in _subsets(aligned) for second in _subsets(plain) if first or second]
+    elsewhere = shutil.copytree(runs, tmp_path / "other" / "runs")
+    sets += [([elsewhere / "aligned"], [elsewhere / "twin"])]
+    names = [figure_name(root, *one) for one in sets]
+    assert len(set(names)) == len(names) == 2**6
+    assert figure_name(root, [runs / "aligned"], plain[:1]) == "explain_aligned"
+    assert figure_name(root, [], plain[:1]) == "explain_twin_alone"
+    assert figure_name(root, [], plain[::-1]) == figure_name(root, [], plain)  # as they were named in another order
+    assert "_sub-01-02-03_" in figure_name(root, [], plain[1:])
+    record = read_record(plain[3])
+    long = {"recipe": record["recipe"] | {"name": "é/" * 300}}
+    files.write_json(plain[3] / "record.json", record | long)
+    name = figure_name(root, [], plain)
+    assert name.isascii() and "/" not in name and len(name) < 220
+
+
+def _subsets(runs: list[Path]) -> list[list[Path]]:
+    return [list(some) for count in range(len(runs) + 1) for some in combinations(runs, count)]
+
+
+def test_command_and_page_name_the_same_window_with_its_interval(root):
+    """Of windows that cost as much top-1, that which costs most similarity; none where none costs any."""
+    path = root / "runs/aligned/explain.json"
+    good = files.read_json(path)
+    for column in ("windows", "regions"):
+        for place, row in enumerate(good["occlusion"][column]):
+            lost = 0.2 if 1 <= place <= 3 else 0.0
+            row |= {"drop": lost, "drop_interval": [lost - 0.3, lost + 0.1], "similarity_drop": 0.01 * (place == 2)}
+            row["similarity_drop"] += 0.5 * (place == 4)  # of no top-1, which comes first
+    for place, row in enumerate(good["kept"]):
+        row |= {"top1": 0.5, "top1_interval": [0.25, 0.75], "similarity": -abs(place - 7.0)}
+    files.write_json(path, good)
+    said = invoke(root, "explain", "aligned", "--no-twin").stdout
+    assert "window that costs most      50 to 100 ms  top-1 -20.0 points [-30.0, +10.0], similarity -0.010" in said
+    assert "best window alone          175 to 225 ms  top-1 50.0% [25.0%, 75.0%]" in said
+    page = written(root)
+    (row,) = page.table("most lost by a region")
+    region = good["occlusion"]["regions"][2]["name"]
+    assert row["most lost by a window, points of top-1"] == "20.0 (−10.0 to 30.0) without 50–100 ms"
+    assert row["most lost by a region"] == f"20.0 (−10.0 to 30.0) without {region}"
+    assert row["most kept by one window, %"] == "50.0 (25.0 to 75.0) with 175–225 ms"
+    told = "lost by a window: 20.0 (−10.0 to 30.0) points without 50–100 ms, lost by a region: 20.0 (−10.0 to 30.0) "
+    assert any(f"{told}points without {region}" in image["alt"] for image in page.of("img"))
+    for row in (*good["occlusion"]["windows"], *good["occlusion"]["regions"]):
+        row["drop"] = min(row["drop"], 0.0)
+    good["occlusion"]["windows"][3]["drop"] = -0.1
+    files.write_json(path, good)
+    said = invoke(root, "explain", "aligned", "--no-twin").stdout
+    assert "window that costs most    none: top-1 is no lower without any one of them" in said
+    (row,) = written(root).table("most lost by a region")
+    assert row["most lost by a window, points of top-1"] == row["most lost by a region"] == "nothing"
+
+
+def test_of_no_rows_nothing_is_most():
+    assert most_lost([]) is None and most_kept([]) is None
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,19 @@ def test_the_interval_over_three_subjects_is_students_t():
     assert found.low == pytest.approx(low) and found.high == pytest.approx(high) and found.over == "subjects"
 
 
+def test_where_all_subjects_are_equal_there_is_no_interval():
+    """They do not tell how others differ; nor do means over seeds that differ by rounding."""
+    found = pool([(1, [0.2, 0.1]), (2, [0.2, 0.4]), (3, [0.2, 0.3])])
+    assert np.isnan(found.low).tolist() == np.isnan(found.high).tolist() == [True, False]
+    assert interval_said(["subjects", found.over]) == "95 % interval over subjects (none where all are equal)"
+    seeds = [(subject, value) for subject, some in enumerate([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2] * 3])
+             for value in some]  # fmt: skip
+    alike = pool(seeds)
+    assert alike.low is None and alike.high is None and alike.mean == pytest.approx(0.2)
+    assert "none where all are equal" in interval_said([alike.over])
+    assert interval_said([pool([(1, 0.1), (2, 0.2), (3, 0.3)]).over]) == "95 % interval over subjects"
+
+
 def test_one_subject_has_the_interval_over_its_pictures_and_two_have_none():
     one = pool([(1, [0.1, 0.2]), (1, [0.3, 0.2])], [[[0, 0.2], [0.1, 0.3]], [[0.2, 0.4], [0.1, 0.3]]])
     assert one.low == pytest.approx([0.1, 0.1]) and one.high == pytest.approx([0.3, 0.3]) and one.over == "pictures"
@@ -178,6 +191,34 @@ def test_runs_of_one_side_are_averaged_and_counted(tmp_path):
     assert side.windows.mean == pytest.approx([0.3] * 5)
     text = words(draw_explanation(runs, []))
     assert "subjects 1-2, 4, seeds 0-1, 4 runs" in text and "95 % interval over subjects" in text
+
+
+def test_a_group_has_no_interval_of_no_width_and_an_interval_between_none_is_seen(tmp_path):
+    def run(subject):
+        folder = planted(tmp_path / f"{subject}", subject=subject)
+        found = files.read_json(folder / "explain.json")
+        for place, lost in ((1, 0.1 * subject), (3, 0.2 * subject), (4, 0.2)):
+            found["occlusion"]["windows"][place]["drop"] = lost
+        found["occlusion"]["windows"][4]["drop"] = 0.1 * subject
+        found["bands"][0]["only_top1"] = 0.1 * subject
+        files.write_json(folder / "explain.json", found)
+        return folder
+
+    figure = draw_explanation([run(subject) for subject in (1, 2, 3)], [])
+    found = panels(figure)
+    (lost,) = found["without a window of 200 ms"]
+    half = 100 * 0.1 * stats.t.ppf(0.975, 2) / np.sqrt(3)
+    shapes = [path.vertices for path in lost.collections[0].get_paths()]
+    assert {round(x, 6) for shape in shapes if np.ptp(shape[:, 0]) for x in shape[:, 0]} == {0.3, 0.4}
+    (segment,) = lost.collections[1].get_segments()
+    assert segment == pytest.approx(np.array([[0.1, 20 - half], [0.1, 20 + half]]))
+    (bands,) = [axes for title, some in found.items() if title.startswith("with one band alone") for axes in some]
+    seen = [one for one in bands.collections[0].get_segments() if np.isfinite(one).all() and len(one)]
+    assert len(seen) == 1 and np.ptp(seen[0][:, 1]) == pytest.approx(20 + half)  # it ends at none
+    (regions,) = found["without all channels of a region"]
+    assert not [line for line in regions.lines if line.get_color() == "black"]
+    assert "95 % interval over subjects (none where all are equal)." in words(figure)
+    assert "95 % interval" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_what_has_to_be_known_stands_on_the_figure(tmp_path):

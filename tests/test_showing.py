@@ -159,6 +159,22 @@ def test_runs_on_other_test_pictures_are_refused(root, tmp_path):
         show([root / "runs/one", other])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "whose"), [("subject", 2, "tiny, subject 2"), ("dataset", "x", "x, subject 1")]
+)
+def test_runs_of_other_subjects_are_refused_by_name(root, key, value, whose):
+    """Both columns would be headed by the same image encoder, under one subject."""
+    run, other = root / "runs/one", copied(root / "runs/one", root / "runs/two", **{key: value})
+    with pytest.raises(AlignvisError) as caught:
+        show([run, other])
+    assert str(caught.value) == (
+        f"{other} is of {whose}, and {run} of tiny, subject 1; show compares image encoders on the same responses, so "
+        "name runs of one subject"
+    )
+    code, out, err = called(root, "one", "two")
+    assert code == 1 and "so name runs of one subject" in err and out == "" and not (root / "results").exists()
+
+
 def test_a_run_without_scores_or_with_other_similarities_is_refused(root):
     run = root / "runs/one"
     before = (run / "scores.json").read_text()

@@ -21,7 +21,7 @@ LENGTH = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Figure, .png, .svg or .pdf.  [default: ROOT/results/explain_RUN.png]",
+    help="Figure, .png, .svg or .pdf.  [default: in ROOT/results, by what is in it: explain_RUN.png]",
 )
 @click.option(
     "--overwrite", is_flag=True, help="Explain again what is explained, and draw over a figure that is there."
@@ -46,6 +46,7 @@ def explain(
     averaged. What is explained already is read.
     """
     from alignvis.explanations.explain import explain_run
+    from alignvis.explanations.naming import figure_name
     from alignvis.figures import maps, style
     from alignvis.runs import named_runs
     from alignvis.twins import by_kind, twin_run
@@ -57,7 +58,7 @@ def explain(
     kinds = by_kind(chosen)
     if out and len(kinds) > 1:
         raise AlignvisError(f"these are {len(kinds)} kinds of runs, each with a figure of its own; leave --out out")
-    figures = [out or screen.root / "results" / f"explain_{(first or second)[0].name}.png" for first, second in kinds]
+    figures = [out or screen.root / "results" / f"{figure_name(screen.root, *kind)}.png" for kind in kinds]
     for figure in figures:
         style.format_of(figure)
     for (aligned, plain), figure in zip(kinds, figures, strict=True):
@@ -93,6 +94,8 @@ def _compare_seeds(screen: Screen, runs: list[Path]) -> None:
 
 def _told(run: Path, found: dict[str, Any]) -> str:
     """The short table of one run."""
+    from alignvis.explanations.answers import most_kept, most_lost
+
     occlusion, gradcam = found["occlusion"], found["gradcam"]
     simulated = "  SIMULATED" if found["simulated"] else ""
     lines = [
@@ -102,9 +105,9 @@ def _told(run: Path, found: dict[str, Any]) -> str:
         "  what is occluded becomes the mean over the test responses, so only what differs between pictures is lost",
     ]
     if occlusion["windows"]:
-        worst = max(occlusion["windows"], key=lambda row: row["similarity_drop"])
-        best = max(found["kept"], key=lambda row: (row["top1"], row["similarity"]))
-        lines.append(f"  window that costs most    {_span(worst)}  {_lost(worst)}")
+        worst, best = most_lost(occlusion["windows"]), most_kept(found["kept"])
+        told = f"{_span(worst)}  {_lost(worst)}" if worst else "none: top-1 is no lower without any one of them"
+        lines.append(f"  window that costs most    {told}")
         lines.append(
             f"  best window alone         {_span(best)}  top-1 {best['top1']:.1%} {_interval(best['top1_interval'])}"
         )

@@ -49,7 +49,7 @@ def show(
 
     RUN is a folder, a name in ROOT/runs or a part that only one name has; so is TWIN, which is found by itself: the
     same run on the image encoder's unaligned, or aligned, twin. Pictures are chosen by rank, or by --query. Both runs
-    need scores.
+    need scores and are of one subject.
     """
     from alignvis.figures.retrievals import draw_retrievals
     from alignvis.figures.style import format_of, save

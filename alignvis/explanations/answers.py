@@ -1,5 +1,6 @@
 """What a decoder answers to changed responses, beside what it answers to the responses as they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -78,3 +79,18 @@ def drop(before: Answer, after: Answer) -> dict[str, Any]:
         "drop_interval": list(paired_interval(lost, won, len(before.named))),
         "similarity_drop": float((before.own - after.own).mean()),
     }
+
+
+def most_lost(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of `drop` without whose part most top-1 is lost; of equal ones that which costs most similarity.
+
+    Returns:
+        None where no top-1 is lost without any one of them: the largest of nothing would be named by chance.
+    """
+    worst = max(rows, key=lambda row: (row["drop"], row["similarity_drop"]), default=None)
+    return worst if worst and worst["drop"] > 0 else None
+
+
+def most_kept(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of `occlusion.keep_windows` with most top-1; of equal ones that with most similarity. None of no rows."""
+    return max(rows, key=lambda row: (row["top1"], row["similarity"]), default=None)

@@ -212,6 +212,9 @@ def _course(axes: Axes, side: Side, pooled: Pooled, times: NDArray[np.float64], 
     if pooled.low is not None and pooled.high is not None:
         low, high = _ends(pooled, share)
         axes.fill_between(times, low, high, color=colour(side), alpha=0.15, lw=0)
+        known = np.pad(np.isfinite(low), 1)
+        lone = known[1:-1] & ~known[:-2] & ~known[2:]  # a band of one point has no area
+        axes.vlines(times[lone], low[lone], high[lone], color=colour(side), lw=THIN, alpha=0.5)
     look = {"marker": "o", "ms": 2.5, "mfc": fill(side), "mew": 0.8} if len(times) <= 60 else {}
     axes.plot(times, 100 * pooled.mean, color=colour(side), ls=dashes(side), **look)
 

@@ -11,6 +11,8 @@ from scipy.special import stdtrit
 from alignvis.figures.style import ALIGNED, COLOURS, PLAIN
 
 FEWEST = 3  # subjects: t over two spans everything
+ALIKE = 1e-12  # apart at most: equal values should not differ by rounding
+SOME_EQUAL = "subjects (none where all are equal)"
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Pooled:
 
     Attributes:
         mean: over subjects, of the mean over seeds.
-        low, high: 95 % interval of it, where there is one.
-        over: what the interval is over: "subjects", "pictures", or None without one.
+        low, high: 95 % interval of it, not a number where there is none; None where there is none at all.
+        over: what the interval is over: "subjects", `SOME_EQUAL`, "pictures", or None without one.
         subjects: subject -> its mean over seeds.
         runs: how many there are.
     """
@@ -41,7 +43,8 @@ def pool(values: Sequence[tuple[int, ArrayLike]], intervals: Sequence[ArrayLike]
         intervals: (..., 2) a run, low and high over its test pictures.
 
     Returns:
-        With three subjects or more the interval is Student's t over them. With one it is that over its pictures, which
+        With three subjects or more the interval is Student's t over them, but where all are equal: they do not tell
+        how others differ. With one it is that over its pictures, which
         all seeds share: the mean of the seeds' own. With two there is none.
     """
     by_subject: dict[int, list[NDArray[np.float64]]] = {}
@@ -51,8 +54,12 @@ def pool(values: Sequence[tuple[int, ArrayLike]], intervals: Sequence[ArrayLike]
     stacked = np.stack(list(subjects.values()))
     mean, count = stacked.mean(axis=0), len(subjects)
     if count >= FEWEST:
-        half = stdtrit(count - 1, 0.975) * stacked.std(axis=0, ddof=1) / np.sqrt(count)
-        return Pooled(mean, mean - half, mean + half, "subjects", subjects, len(values))
+        half = np.asarray(stdtrit(count - 1, 0.975) * stacked.std(axis=0, ddof=1) / np.sqrt(count))
+        half = np.where(np.ptp(stacked, axis=0) > ALIKE, half, np.nan)
+        over = SOME_EQUAL if np.isnan(half).any() else "subjects"
+        if np.isnan(half).all():
+            return Pooled(mean, None, None, over, subjects, len(values))
+        return Pooled(mean, mean - half, mean + half, over, subjects, len(values))
     if count == 1 and intervals is not None:
         low, high = np.moveaxis(np.mean([np.asarray(pair, dtype=np.float64) for pair in intervals], axis=0), -1, 0)
         return Pooled(mean, low, high, "pictures", subjects, len(values))
@@ -75,5 +82,6 @@ def coloured(names: Sequence[tuple[Hashable, bool]]) -> dict[Hashable, str]:
 
 def interval_said(over: Sequence[str | None]) -> str:
     """What the intervals of a figure are over, in a few words."""
-    kinds = sorted({kind for kind in over if kind})
+    found = {kind for kind in over if kind}
+    kinds = sorted(found - {"subjects"} if SOME_EQUAL in found else found)
     return f"95 % interval over {' or '.join(kinds)}" if kinds else "no interval: two subjects are too few for one"

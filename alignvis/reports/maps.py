@@ -1,17 +1,18 @@
 """Maps: where, when and in which band the pictures were found; and what single pictures were taken for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignvis.errors import AlignvisError
+from alignvis.explanations.answers import most_kept, most_lost
 from alignvis.explanations.explain import read_explanation
 from alignvis.figures.maps import draw_explanation
 from alignvis.figures.retrievals import draw_retrievals
 from alignvis.reports.drawing import inlined
 from alignvis.reports.entries import Entry, cited, command, marked, missing, source
 from alignvis.reports.html import Html, element, join, paragraph, table
-from alignvis.reports.numbers import DASH, count, number, numbers, percent, plain
+from alignvis.reports.numbers import DASH, count, interval, number, numbers, percent, plain
 from alignvis.showing import image_folder, looking, show
 from alignvis.twins import by_kind, twin_run
 
@@ -53,17 +54,11 @@ def explanations(entries: Sequence[Entry], root: Path) -> list[Html]:
     return parts
 
 
-def _worst(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    return max(rows, key=lambda row: row["drop"], default=None)
-
-
 def _told(found: dict[str, Any]) -> str:
-    window, region = _worst(found["occlusion"]["windows"]), _worst(found["occlusion"]["regions"])
-    said = []
-    if window:
-        said.append(f"most lost without {_ms(window)} ({_points(window['drop'])} points)")
-    if region:
-        said.append(f"{region['name']} ({_points(region['drop'])} points)")
+    lost = found["occlusion"]
+    windows, regions = _lost(lost["windows"], _ms, " points"), _lost(lost["regions"], _name, " points")
+    said = [f"lost by a window: {windows}", f"lost by a region: {regions}"]
+    said = [words for words in said if not words.endswith(DASH)]
     early = number((found["gradcam"] or {}).get("before_300ms"))
     if early is not None:
         said.append(f"Grad-CAM before 300 ms {percent(early)}")
@@ -73,24 +68,22 @@ def _told(found: dict[str, Any]) -> str:
 def _table(these: Sequence[tuple[Entry, dict[str, Any]]]) -> Html:
     rows: list[list[object]] = []
     for entry, found in these:
-        window, region = _worst(found["occlusion"]["windows"]), _worst(found["occlusion"]["regions"])
-        kept = max(found["kept"] or [], key=lambda row: row["top1"], default=None)
+        kept = most_kept(found["kept"])
         gradcam = found["gradcam"] or {}
         random = numbers(found["randomised"].get("correlation"))
         rows.append([
             entry.record["encoder"], marked(entry), str(entry.record["subject"]),
-            f"{_points(window['drop'])} without {_ms(window)}" if window else DASH,
-            f"{_points(region['drop'])} without {region['name']}" if region else DASH,
-            f"{percent(kept['top1'], unit=False)} with {_ms(kept)}" if kept else DASH,
+            _lost(found["occlusion"]["windows"], _ms), _lost(found["occlusion"]["regions"], _name),
+            f"{_with(kept['top1'], kept['top1_interval'])} with {_ms(kept)}" if kept else DASH,
             percent(gradcam.get("before_300ms"), unit=False),
             plain(sum(random) / len(random), 2) if random else DASH, cited([entry]),
         ])  # fmt: skip
     head = ("brain encoder", "embedding", "subject", "most lost by a window, points of top-1", "most lost by a region",
             "most kept by one window, %", "Grad-CAM before 300 ms, %", "correlation with maps of random weights",
             "run")  # fmt: skip
-    title = join(element("strong", "Explanations in numbers."), " The last but one column should be low: a map "
-        "that random "
-                 "weights give too says nothing about what was learned.")  # fmt: skip
+    title = join(element("strong", "Explanations in numbers."), " In brackets 95 % intervals over pictures, which take "
+                 "no account of choosing the largest of several. The last but one column should be low: a map that "
+                 "random weights give too says nothing about what was learned.")  # fmt: skip
     return table(title, head, rows, names=2)
 
 
@@ -98,8 +91,21 @@ def _ms(row: dict[str, Any]) -> str:
     return f"{1000 * row['start']:.0f}–{1000 * row['end']:.0f} ms"
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}".replace("-", "−")
+def _with(value: float, ends: Sequence[float]) -> str:
+    """In per cent, with its interval."""
+    return f"{percent(value, unit=False)} ({interval(ends)})"
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row["name"]
+
+
+def _lost(rows: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], str], unit: str = "") -> str:
+    """What is lost without the part that most is lost without."""
+    worst = most_lost(rows)
+    if worst is None:
+        return "nothing" if rows else DASH
+    return f"{_with(worst['drop'], worst['drop_interval'])}{unit} without {what(worst)}"
 
 
 def retrieved(entries: Sequence[Entry], root: Path) -> list[Html]:
