@@ -53,6 +53,7 @@ _PUBLIC = {
     "one_to_one": ("alignvis.transductive", "one_to_one"),
     "wilson": ("alignvis.stats", "wilson"),
     "student": ("alignvis.stats", "student"),
+    "mean_interval": ("alignvis.stats", "mean_interval"),
     "median_interval": ("alignvis.stats", "median_interval"),
     "measure_interval": ("alignvis.intervals", "measure_interval"),
     "bootstrap": ("alignvis.stats", "bootstrap"),

@@ -15,7 +15,8 @@ from alignvis.contents import Row, is_foreign, look
 from alignvis.errors import AlignvisError
 from alignvis.finding import fit
 from alignvis.recipe import Recipe
-from alignvis.runs import all_runs, changed_inputs, load_decoder, read_record
+from alignvis.runs import all_runs, changed_inputs, load_decoder, read_record, read_scores
+from alignvis.scoring import proved_similarity
 
 
 class _Seen:
@@ -172,6 +173,8 @@ def _run(path: Path) -> Row:
     record = read_record(path)
     load_decoder(path, record)
     scored = (path / "scores.json").is_file()
+    if scored:
+        proved_similarity(path, record, read_scores(path, record))
     about = {"table": "run", "encoder": record["encoder"], "features": record["features"], "scored": scored}
     target = record["recipe"]["target"]  # as `load_decoder` has found it
     about |= {

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from alignvis import hdf5
@@ -34,7 +35,7 @@ def look(path: Path) -> Row:
             return {"table": None, **about}, text
     kind, layout = recognise(path)
     return {"table": None, "holds": kind, "layout": layout}, (
-        f"{kind} in the layout {layout}, not a table yet: alignvis import {path}"
+        f"{kind} in the layout {layout}, not a table yet: alignvis import {quote(str(path))}"
     )
 
 
@@ -70,7 +71,7 @@ def _meg(path: Path) -> Row:
 def _meg_part(path: Path) -> Row:
     first = re.sub(r"-epo-\d+\.fif$", "-epo.fif", path.name)
     return {"holds": "recording", "layout": "things-meg", "part_of": first}, (
-        f"a further part of {first}: alignvis check {path.with_name(first)}"
+        f"a further part of {first}: alignvis check {quote(str(path.with_name(first)))}"
     )
 
 
@@ -80,7 +81,7 @@ def _hdf5(path: Path) -> Row:
     if is_brick:
         with open_brick(path) as brick:
             return {"holds": "pictures", "layout": "nsd", "images": len(brick)}, (
-                f"{len(brick):,} pictures of NSD; embed them with: alignvis extract --images {path}"
+                f"{len(brick):,} pictures of NSD; embed them with: alignvis extract --images {quote(str(path))}"
             )
     with open_betas(path) as betas:
         about = {"holds": "recording", "layout": "nsd", "sessions": betas.sessions, "voxels": betas.voxels}
@@ -96,7 +97,7 @@ def _own(path: Path) -> Row:
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     return {"holds": "recording", "layout": "mne", "channels": kinds, "sfreq": recording.rate}, (
         f"a recording of {shown} channels, {recording.samples / recording.rate:,.1f} s at {recording.rate:g} Hz; make "
-        f"a table with: alignvis prepare mne --raw {path} --events FILE.tsv"
+        f"a table with: alignvis prepare mne --raw {quote(str(path))} --events FILE.tsv"
     )
 
 

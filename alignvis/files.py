@@ -35,9 +35,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(partial, mode)  # who writes it may have made it anew, for the owner alone, as safetensors does
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
@@ -99,18 +103,25 @@ def stamp(path: str | Path) -> tuple[int, int]:
     return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON document; a file that is not one is refused with a sentence."""
+def read_json(path: Path, advice: str = "restore it or make it again") -> Any:
+    """Read one JSON document; a file that is not one is refused with a sentence that ends in advice."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_int=_whole)
     except FileNotFoundError as error:
         raise AlignvisError(f"there is no file {path}") from error
     except (ValueError, OSError, RecursionError) as error:
-        raise AlignvisError(f"{path} is not readable as JSON ({error}); restore it or make it again") from error
+        raise AlignvisError(f"{path} is not readable as JSON ({error}); {advice}") from error
 
 
 def _refuse(word: str) -> None:
     raise ValueError(f"{word} is no number")
+
+
+def _whole(digits: str) -> int:
+    """A whole number that others can hold too: what no float or tensor holds is no count of anything here."""
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"{digits[:20]}... is too large a number")
+    return int(digits)
 
 
 def fits(value: Any, pattern: Any) -> bool:

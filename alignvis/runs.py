@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from types import NoneType
 from typing import Any
 
@@ -25,6 +26,7 @@ from alignvis.retrieval import MEASURES
 from alignvis.store import Features
 
 NUMBER = (int, float)
+LARGEST = 2**31  # channels, times or numbers of an embedding
 NEAR = 3  # names of runs in a sentence, of many
 TABLE = {"path": str, "fingerprint": str}
 RECORD = {  # what the record of a run must hold for it to be scored and listed
@@ -47,7 +49,7 @@ INTERVALS = {f"{key}_interval": [NUMBER] if key.startswith("top") else (list, No
 MEASURED = {**DIRECTION, **INTERVALS, "ranks": [int]}
 SCORES = {
     **{key: str for key in ("dataset", "encoder", "features", "protocol", "recipe", "validation", "weights_sha256")},
-    **{key: str for key in ("target", "queries_fingerprint", "similarity_sha256", "images_sha256")},
+    **{key: str for key in ("target", "galleries", "queries_fingerprint", "similarity_sha256", "images_sha256")},
     **{key: int for key in ("n", "gallery", "repetitions", "subject", "seed", "answers")},
     **{key: bool for key in ("simulated", "aligned")},
     "trained_on": [int],
@@ -63,7 +65,7 @@ SCORES = {
 WITHIN_SCORES = {  # what those hold that need not be there
     "trials": {"min": NUMBER, "max": NUMBER, "mean": NUMBER},
     "subset_galleries": {
-        **{key: int for key in ("size", "draws")},
+        **{"chance": NUMBER, **{key: int for key in ("size", "draws")}},
         **{way: {"top1": NUMBER, "top1_sd": NUMBER} for way in ("brain_to_image", "image_to_brain")},
     },
     "class_centres": {
@@ -178,8 +180,12 @@ def read_record(run: Path) -> dict[str, Any]:
     wrong = [key for key, pattern in RECORD.items() if not files.fits(record, {key: pattern})]
     if "history" not in wrong and not any(row["best"] for row in record["history"]):
         wrong.append("history")
-    if "shape" not in wrong and record["shape"].keys() != RECORD["shape"].keys():
+    shape = record["shape"] if "shape" not in wrong else {}
+    if "shape" not in wrong and shape.keys() != RECORD["shape"].keys():
         wrong.append("shape")
+    wrong += [key for key, size in shape.items() if not 0 < size < LARGEST]
+    if "version" not in wrong and record["version"] < 1:
+        wrong.append("version")
     if wrong:
         raise AlignvisError(
             f"{run / 'record.json'} does not state {', '.join(wrong)} as a run's record does; "
@@ -194,12 +200,14 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Read the scores of a run; what `evaluate_run` did not write for these weights is refused with a sentence."""
-    scores = files.read_json(run / "scores.json")
+    again = f"score it again with: alignvis eval {quote(str(run))} --overwrite"
+    scores = files.read_json(run / "scores.json", again)
     wrong = [key for key, pattern in SCORES.items() if not files.fits(scores, {key: pattern})]
     if not wrong:
         wrong = [key for key, pattern in WITHIN_SCORES.items() if scores[key] and not files.fits(scores[key], pattern)]
         wrong += [key for key in DIRECTION if not _possible(key, scores[key], scores["gallery"])]
         wrong += [key for key in ("n", "gallery") if scores[key] < 1]
+        wrong += ["seed"] * ("seeds" in scores)  # that is what a committee has
         wrong += ["ranks"] * (not _ranked(scores["ranks"], scores["n"], scores["gallery"]))
         wrong += ["image_to_brain"] * (not _ranked(scores["image_to_brain"]["ranks"], scores["gallery"], scores["n"]))
         wrong = wrong or _impossible(scores)
@@ -212,10 +220,7 @@ def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
     stated |= {key: recipe[key] for key in ("target", "validation") if key in recipe}
     other = [key for key, value in stated.items() if scores[key] != value]
     if other:
-        raise AlignvisError(
-            f"the scores in {run} state another {', '.join(other)} than its record; score it again with: alignvis eval "
-            f"{run} --overwrite"
-        )
+        raise AlignvisError(f"the scores in {run} state another {', '.join(other)} than its record; {again}")
     return scores
 
 
@@ -224,15 +229,17 @@ def _impossible(scores: dict[str, Any]) -> list[str]:
     centres, small, wrong = scores["class_centres"], scores["subset_galleries"], []
     if centres:
         within = all(_possible(key, centres[key], centres["gallery"]) for key in DIRECTION)
-        whole = _ranked(centres["ranks"], scores["n"], centres["gallery"])
+        whole = centres["gallery"] <= scores["n"] and _ranked(centres["ranks"], scores["n"], centres["gallery"])
         wrong += ["class_centres"] * (not within or not whole)
     if small:
-        ways = [small[way] for way in WITHIN_SCORES["subset_galleries"] if isinstance(small[way], dict)]
-        chance = small.get("chance")
-        known = small["size"] > 1 and files.fits(chance, NUMBER) and abs(chance - 1 / small["size"]) < 1e-9
-        wrong += ["subset_galleries"] * (not known or not all(0 <= v <= 1 for way in ways for v in way.values()))
-    reliability = scores["reliability"]
-    return wrong + ["reliability"] * (reliability is not None and not abs(reliability) < 1e6)
+        shares = [small[way][key] for way in ("brain_to_image", "image_to_brain") for key in ("top1", "top1_sd")]
+        drawn = 1 < small["size"] <= scores["gallery"] and small["draws"] > 0
+        known = drawn and abs(small["chance"] - 1 / small["size"]) < 1e-9
+        wrong += ["subset_galleries"] * (not known or not all(0 <= share <= 1 for share in shares))
+    trials, reliability = scores["trials"], scores["reliability"]
+    wrong += ["trials"] * (bool(trials) and not 1 <= trials["min"] <= trials["mean"] <= trials["max"])
+    wrong += ["repetitions"] * (scores["repetitions"] < 1)
+    return wrong + ["reliability"] * (reliability is not None and not -1e6 < reliability <= 1)
 
 
 def _ranked(ranks: Sequence[int], queries: int, gallery: int) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ from alignvis.runs import (
 from alignvis.transductive import transductive
 
 SUBSET = 300  # pictures of the small galleries of NSD, as MindEye has them
+ONE = (  # what no two runs that stand in one table have in common
+    *("dataset", "simulated", "subject", "protocol", "trained_on", "encoder", "features", "target", "recipe", "seed"),
+    *("validation", "n", "gallery", "repetitions", "images_sha256", "queries_fingerprint"),
+)
 COPIED = (
     "dataset",
     "simulated",
@@ -149,9 +154,14 @@ def _among_centres(asked: Asked) -> dict[str, Any] | None:
     targets = torch.tensor([names.index(name) for name in concepts])
     places = ranks(asked.similarities(asked.treated(), gallery), targets)
     table_of = {"table": os.path.relpath(path, asked.run), "table_sha256": store.fingerprint(path)}
-    found = _measured(places, len(names)) | {"ranks": _by_id(places.tolist(), asked.images)}
-    chance = {f"{key}_chance": value for key, value in chances(len(names)).items()}
-    return {"gallery": len(names), **table_of, **found, **chance}
+    about = {"gallery": len(names), "ranks": _by_id(places.tolist(), asked.images)}
+    return table_of | about | _of_centres(about)
+
+
+def _of_centres(about: dict[str, Any]) -> dict[str, Any]:
+    """What follows from "ranks" among a "gallery" of class centres."""
+    found = _measured(torch.tensor(about["ranks"]), about["gallery"])
+    return found | {f"{key}_chance": value for key, value in chances(about["gallery"]).items()}
 
 
 def _by_id(places: Sequence[int], images: Sequence[str]) -> list[int]:
@@ -169,7 +179,7 @@ def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -
     Raises:
         AlignvisError: when the file is gone, or is not the one that was scored.
     """
-    path, again = run / "similarity.safetensors", f"score it again with: alignvis eval {run} --overwrite"
+    path, again = run / "similarity.safetensors", f"score it again with: alignvis eval {quote(str(run))} --overwrite"
     if not isinstance(scores.get("similarity_sha256"), str):
         raise AlignvisError(f"the scores in {run} are of an earlier alignvis and name no similarities; {again}")
     if scores["weights_sha256"] != record["weights_sha256"]:
@@ -194,12 +204,15 @@ def proved_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any])
         AlignvisError: as `read_similarity`, and when a score is another one.
     """
     similarities, ids = read_similarity(run, record, scores)
-    wrong = _not_following(scores, similarities, ids)
+    try:
+        wrong = _not_following(scores, similarities, ids)
+    except AlignvisError as error:
+        raise AlignvisError(f"{run / 'similarity.safetensors'}: {error}") from error
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise AlignvisError(
             f"the scores in {run} do not follow from its similarities ({', '.join(wrong[:4])}{more}); score it again "
-            f"with: alignvis eval {run} --overwrite"
+            f"with: alignvis eval {quote(str(run))} --overwrite"
         )
     return similarities, ids
 
@@ -207,9 +220,12 @@ def proved_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any])
 def _not_following(scores: dict[str, Any], similarities: Tensor, ids: Sequence[str]) -> list[str]:
     """Which scores are not those of these similarities: what is stored is believed no more than what is measured."""
     found = described(similarities, ids)
+    if scores["class_centres"]:
+        found["class_centres"] = scores["class_centres"] | _of_centres(scores["class_centres"])
     near = 2 / len(ids)  # scores of the whole batch rest on sums, whose last digit is another on another machine
-    keys = [key for key in found if key not in ("ties", "answers")]
-    return [key for key in keys if not _alike(scores[key], found[key], near if key == "transductive" else 1e-6)]
+    within = {"transductive": near, "answers": 2}  # of similarities that are equal another may be named elsewhere
+    keys = [key for key in found if key != "ties"]
+    return [key for key in keys if not _alike(scores[key], found[key], within.get(key, 1e-6))]
 
 
 def _alike(one: Any, other: Any, within: float) -> bool:
@@ -247,15 +263,22 @@ def score_all(
         runs: folders, names, patterns or parts of names, as `runs.named_runs` has them; none means all.
         say: told, once they are all read, of scores that should not be taken at face value: of tables that have changed
             since, or of an encoder that gives nearly every response the same answer.
-        broken: told of each run that cannot be scored; by default the first one ends the call.
+        broken: told of each run that cannot be scored, or is there twice; by default the first one ends the call.
     """
     chosen = list(_chosen(root, runs, broken))
     if not chosen and not runs:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
-    scores, notes = [], _Notes({}, {})
+    scores, notes, asked = [], _Notes({}, {}), {}
     for done, run in enumerate(chosen, start=1):
         try:
-            scores.append({"run": str(run), **_score(run, overwrite, device, notes)})
+            score = {"run": str(run), **_score(run, overwrite, device, notes)}
+            first = asked.setdefault(tuple(str(score[key]) for key in ONE), run)
+            if first is not run:
+                raise AlignvisError(
+                    f"{first} and {run} are of the same subject, seed and recipe, so which one counts is not clear "
+                    "and the first was taken; move one away, or name the runs to be scored"
+                )
+            scores.append(score)
         except AlignvisError as error:
             broken(error)
         progress(done, len(chosen), "scoring runs")
@@ -324,7 +347,13 @@ def _score(run: Path, overwrite: bool, device: str, notes: _Notes) -> dict[str, 
     if kept:  # a stored score is believed no more than a new one
         features = stated_path(run, record["inputs"]["features"])
         known = features.is_file() and store.fingerprint(features) == record["inputs"]["features"]["fingerprint"]
-        prove(run, record, proved_similarity(run, record, score)[1], features if known else None)
+        leakage = prove(run, record, proved_similarity(run, record, score)[1], features if known else None)
+        other = [key for key, count in leakage.items() if count is not None and score["leakage"].get(key) != count]
+        if other:
+            raise AlignvisError(
+                f"the scores in {run} state another leakage ({', '.join(other)}) than its record shows; score it again "
+                f"with: alignvis eval {quote(str(run))} --overwrite"
+            )
     for table in _changed(run, record, score) if kept else ():
         notes.changed.setdefault(table, []).append(run)
     if gives_same_answer(score):

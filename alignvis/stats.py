@@ -24,10 +24,49 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
 
     Source: Wilson (1927), doi:10.1080/01621459.1927.10502953, without continuity correction.
     """
-    z = ndtri(0.5 + level / 2)
+    return _score(share, n, ndtri(0.5 + level / 2))
+
+
+def _score(share: float, n: float, z: float) -> tuple[float, float]:
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return low if share > 0 else 0.0, high if share < 1 else 1.0  # and not the rounding of zero
+
+
+def mean_interval(values: Sequence[float] | NDArray[np.floating], level: float = 0.95) -> tuple[float, float] | None:
+    """Interval for the mean of independent values in [0, 1] that are no mere yes or no, such as reciprocal ranks.
+
+    Wilson's, for as many yes-or-no answers as have a mean of the same variance. Student's lies too low where few values
+    are large, and too high where few are small. How often the two held the truth, of a random and of a good decoder,
+    and of how many intervals the whole lay below it and above it (`tests/test_stats.py` repeats it with fewer):
+
+    ==================================  ====================  ====================
+    200 pictures                        Wilson's              Student's
+    ==================================  ====================  ====================
+    reciprocal rank, random decoder     88 % (11 %, 1 %)      87 % (13 %, 0 %)
+    10-way, random decoder              95 % (2.5 %, 2.6 %)   94 % (4.2 %, 1.5 %)
+    reciprocal rank, good decoder       95 % (2.7 %, 1.9 %)   95 % (3.4 %, 1.5 %)
+    two-way, very good decoder          95 % (2.2 %, 3.2 %)   94 % (0.8 %, 5.1 %)
+    ==================================  ====================  ====================
+
+    Of reciprocal ranks at chance, where one first place outweighs all else, no interval from 200 values is much better;
+    a bootstrap holds 89 to 91 %.
+
+    Args:
+        values: (n,).
+
+    Returns:
+        None where all are equal, or there are fewer than two: those do not tell how others differ.
+
+    Source: Wilson (1927), with an effective sample size: Franco et al. (2019), doi:10.1093/jssam/smy019.
+    """
+    found, n = np.asarray(values, np.float64), len(values)
+    if n < 2 or np.ptp(found) == 0:
+        return None
+    mean = float(found.mean())
+    effective = n * mean * (1 - mean) / float(found.var(ddof=1))
+    return _score(mean, effective, float(stdtrit(n - 1, 0.5 + level / 2)))
 
 
 def student(shares: Sequence[float], level: float = 0.95) -> tuple[float, float]:

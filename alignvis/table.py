@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alignvis.intervals import interval
-from alignvis.retrieval import TOP
+from alignvis.retrieval import MEASURES, TOP
 from alignvis.stats import wilson
 
 WIDTH = 110  # of sentences
@@ -49,8 +49,8 @@ def protocol(score: Score) -> tuple:
     """What is equal of scores in one block."""
     pooled = {*score["trained_on"], score["subject"]} if score["protocol"] == "leave-out" else ()
     about = score | {"pool": tuple(sorted(pooled))}
-    trials = tuple(sorted((score["trials"] or {}).items()))[:2]
-    return (*(about[key] for key in PROTOCOL), trials)
+    trials = score["trials"] or {}
+    return (*(about[key] for key in PROTOCOL), trials.get("min"), trials.get("max"))
 
 
 def heading(score: Score, of: str = "") -> str:
@@ -117,7 +117,8 @@ def _centres(scores: Sequence[Score], differ: Sequence[str]) -> list[str]:
         "",
         f"among {one['gallery']} class centres: means over other pictures of the concepts, not the pictures shown",
     ]
-    inner = [score | score["class_centres"] | {"n": score["n"]} for score in scores]
+    keys = ("gallery", "ranks", *MEASURES, *(f"{key}_chance" for key in MEASURES))
+    inner = [score | {key: score["class_centres"][key] for key in keys} for score in scores]
     return [*lines, "", *table(inner, differ, MAIN), _chance(inner[0])]
 
 
@@ -185,7 +186,7 @@ def _explained(scores: Sequence[Score], full: bool) -> str:
     for score in scores:
         subjects[(protocol(score), *(score[key] for key in KIND))].add(score["subject"])
     several = any(len(found) > 1 for found in subjects.values())
-    others = ", of MRR and n-way Student's, of the median rank by order statistics" if full else ""
+    others = ", of MRR, 2-way and n-way by their variance, of the median rank by order statistics" if full else ""
     over = "; of 'all': bootstrap over subjects and pictures" if several else ""
     return (
         f"intervals: 95 %, over the test pictures, at the mean over seeds: of top-k Wilson's{others}{over}; seed SD: "
@@ -251,15 +252,21 @@ def _of_all(one: Score, rows: Sequence[Score]) -> list[Score]:
     return [one, *one["beside"], *(one["beside"][0] | {"who": who} for who in lacking)]
 
 
-def committee_table(committees: Sequence[dict[str, Any]]) -> str:
-    """Lay out what `committee.committees` returns: the committee, and beside it its best member by validation."""
+def committee_table(committees: Sequence[dict[str, Any]], *, full: bool = False) -> str:
+    """Lay out what `committee.committees` returns: the committee, and beside it its best member by validation.
+
+    Args:
+        full: with the interval of every measure.
+    """
     blocks: dict[tuple, list[dict[str, Any]]] = {}
     for one in committees:
         blocks.setdefault(protocol(one), []).append(one)
     text = []
     for rows in blocks.values():
         lines = [heading(rows[0]), ""]
-        lines += table([row for one in rows for row in _of_all(one, rows)], ("who",), MAIN)
+        every = [row for one in rows for row in _of_all(one, rows)]
+        lines += table(every, ("who",), MAIN)
+        lines += ["", *table(every, ("who",), EVERY)] if full else []
         for one in sorted(rows, key=lambda one: one["subject"]):
             lines.append(f"members, subject {one['subject']}, seeds {', '.join(map(str, one['seeds']))}:")
             for place, member in enumerate(one["members"]):

@@ -88,7 +88,8 @@ def pasteable(text: str, root: Path) -> str:
     if context is None or root == Path("."):
         return text
     names = "|".join(map(re.escape, context.find_root().command.commands))  # type: ignore[attr-defined]
-    return re.sub(rf"\balignvis (?=(?:{names})\b)", lambda _: f"alignvis --root {shlex.quote(str(root))} ", text)
+    command, rooted = rf"(?<![\w/.-])alignvis (?=(?:{names})\b)", f"alignvis --root {shlex.quote(str(root))} "
+    return re.sub(command, lambda _: rooted, text)  # but not within a path
 
 
 class Commands(click.Group):

@@ -16,7 +16,7 @@ from alignvis.cli import main
 from alignvis.errors import AlignvisError
 from alignvis.recipe import Recipe
 from alignvis.retrieval import measures, n_way, ranks
-from alignvis.runs import read_record, read_scores
+from alignvis.runs import read_record, read_scores, save_tensors
 from alignvis.scoring import evaluate_run, score_all
 from alignvis.train_runs import train_run
 from alignvis.transductive import transductive
@@ -290,7 +290,15 @@ def test_scores_of_an_earlier_alignvis_say_what_to_do(root):
         ({"subject": 2, "seed": 9}, "state another subject, seed than its record"),
         ({"validation": "another"}, "state another validation than its record"),
         ({"n": 0, "ranks": []}, "do not state n, ranks"),
-        ({"reliability": 10**400}, "do not state reliability"),
+        ({"reliability": 10**400}, "too large a number); score it again with: alignvis --root"),
+        ({"top1_chance": 10**400}, "too large a number"),
+        ({"reliability": 1.5}, "do not state reliability"),
+        ({"answers": 1}, "do not follow from its similarities (answers)"),
+        ({"repetitions": 0}, "do not state repetitions"),
+        ({"trials": {"min": 3, "max": 1, "mean": 2.0}}, "do not state trials"),
+        ({"trials": {"min": [1], "max": 1, "mean": 2.0}}, "do not state trials"),
+        ({"galleries": ["x"]}, "do not state galleries"),
+        ({"seeds": 5}, "do not state seed"),
         ({"subset_galleries": {"size": 300, "draws": 30}}, "do not state subset_galleries"),
     ],
 )
@@ -316,12 +324,15 @@ def test_a_test_image_that_chose_the_epoch_is_refused_like_one_that_was_learned_
     assert result.exit_code == 1 and "1 test images were used in training" in result.output
 
 
-def test_a_note_is_said_once_however_many_runs_it_is_about(root):
+def test_a_note_is_said_once_however_many_runs_it_is_about(root, monkeypatch):
+    monkeypatch.setattr(scoring, "_not_following", lambda *about: [])  # how many answers there are is made up
     for name in ("two", "three"):
         evaluate_run(train(root, name, seed=4))
-    for name in ("one", "two", "three"):
+    for seed, name in enumerate(("one", "two", "three")):
         path = root / "runs" / name / "scores.json"
-        files.write_json(path, files.read_json(path) | {"answers": 1})
+        files.write_json(path, files.read_json(path) | {"answers": 1, "seed": seed})
+        record = files.read_json(path.with_name("record.json"))
+        files.write_json(path.with_name("record.json"), record | {"seed": seed})
     digests(root, lambda rows, place: rows.__setitem__(0, 9))
     said: list[str] = []
     score_all(root, say=said.append)
@@ -330,6 +341,41 @@ def test_a_note_is_said_once_however_many_runs_it_is_about(root):
     assert (
         "and 2 more runs named at most 1 picture each for 40 responses: from response to picture they have" in said[1]
     )
+
+
+def test_a_copy_of_a_run_is_no_second_seed(root):
+    shutil.copytree(root / "runs/one", root / "runs/one copy")
+    told: list[str] = []
+    (score,) = score_all(root, broken=lambda error: told.append(str(error)))
+    assert score["run"].endswith("one") and len(told) == 1
+    assert "one copy are of the same subject, seed and recipe, so which one counts is not clear" in told[0]
+    result = CliRunner().invoke(main, ["--root", str(root), "eval"])
+    assert result.exit_code == 1 and "  1        1  " in result.stdout and "one copy" in result.stderr
+    with pytest.raises(AlignvisError, match="same subject, seed and recipe"):
+        score_all(root)
+
+
+def test_another_leakage_than_the_record_shows_is_told(root):
+    path = root / "runs/one/scores.json"
+    scores = files.read_json(path)
+    for key in ("train", "shared_images", "shared_pictures"):
+        files.write_json(path, scores | {"leakage": scores["leakage"] | {key: 3}})
+        with pytest.raises(AlignvisError, match=rf"state another leakage \({key}\) than its record shows"):
+            score_all(root)
+
+
+def test_what_is_not_finite_is_told_with_its_run(root):
+    run = root / "runs/one"
+    scores = read_scores(run, read_record(run))
+    document = store.read_document(run / "similarity.safetensors")
+    similarities = torch.eye(40)
+    similarities[3, 4] = torch.nan
+    save_tensors({"similarity": similarities}, run / "similarity.safetensors", document)
+    files.write_json(
+        run / "scores.json", scores | {"similarity_sha256": store.fingerprint(run / "similarity.safetensors")}
+    )
+    with pytest.raises(AlignvisError, match=r"one/similarity.safetensors: some similarities are not finite"):
+        score_all(root)
 
 
 def test_a_name_of_no_run_hides_no_other_and_what_comes_next_is_named(root):

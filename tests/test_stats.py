@@ -8,6 +8,7 @@ from alignvis.stats import (
     bootstrap,
     bootstrap_of_medians,
     crossed_means,
+    mean_interval,
     median_interval,
     nested_means,
     student,
@@ -42,6 +43,35 @@ def test_student_is_scipys(level):
     expected = t.interval(level, 3, np.mean(shares), np.std(shares, ddof=1) / 2)
     assert student(shares, level) == pytest.approx(expected)
     assert student([0.0, 0.9]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_ends_of_a_means_interval_are_as_far_from_it_as_their_own_variance_says(level):
+    """Wilson's: the variance at each end, not at the mean; scaled by how much less than a yes or no the values vary."""
+    values = 1 / np.random.default_rng(0).integers(1, 40, 60)
+    mean, quantile = values.mean(), t.ppf(0.5 + level / 2, 59)
+    scale = values.var(ddof=1) / (mean * (1 - mean))
+    for end in mean_interval(values, level):
+        assert abs(end - mean) == pytest.approx(quantile * np.sqrt(scale * end * (1 - end) / 60))
+    hits = np.arange(1000) < 300
+    assert mean_interval(hits) == pytest.approx(wilson(0.3, 1000), abs=1e-4)
+    assert mean_interval([0.5]) is None and mean_interval([0.25, 0.25]) is None
+    assert wilson(0.0, 7)[0] == 0.0 and wilson(1.0, 7)[1] == 1.0  # and no rounding of them
+
+
+def test_a_means_interval_misses_on_both_sides_where_students_misses_on_one():
+    rng = np.random.default_rng(0)
+    few = 1 - rng.random((2000, 50)) ** 6  # nearly all large, as two-way accuracies of a good decoder are
+    low, high = np.array([mean_interval(row) for row in few]).T
+    students = np.array([student(row) for row in few]).T
+    truth = 1 - 1 / 7
+    assert np.mean((low <= truth) & (truth <= high)) > 0.93
+    assert np.mean(high < truth) > 0.012 and np.mean(low > truth) > 0.012
+    assert np.mean(students[0] > truth) > 3 * np.mean(students[1] < truth)
+    reciprocal = 1 / rng.integers(1, 201, (2000, 200))  # chance, of which the docstring says what it is
+    low, high = np.array([mean_interval(row) for row in reciprocal]).T
+    chance = np.mean(1 / np.arange(1, 201))
+    assert 0.86 < np.mean((low <= chance) & (chance <= high)) < 0.91
 
 
 @pytest.mark.parametrize("n", [6, 7, 40, 200, 201])

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from alignvis import files, store
 from alignvis.errors import AlignvisError
+from alignvis.files import partial_name, read_json, whole_file
 from tests.tables import CHANNELS, features_document, image_ids, responses_document, write_features, write_responses
 
 IMAGES = image_ids(3, 2)
@@ -120,6 +121,27 @@ class Stubborn(np.ndarray):
     @property
     def shape(self):
         return (5,)
+
+
+def test_others_may_read_what_was_written_as_far_as_the_umask_lets_them(tmp_path):
+    """Some writers make their file anew, for the owner alone: on a shared folder nobody else could read a run."""
+    path = tmp_path / "a.safetensors"
+    (tmp_path / "plain").touch()
+    partial_name(path).touch(mode=0o600)  # what an earlier call left
+    with whole_file(path) as partial:
+        save_file({"a": np.ones(3)}, partial)
+        partial.chmod(0o600)
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_numbers_that_no_float_holds_are_refused(tmp_path):
+    path = tmp_path / "a.json"
+    for number in (2**63, -(2**63) - 1, 10**400):
+        path.write_text(json.dumps({"n": number}))
+        with pytest.raises(AlignvisError, match="too large a number"):
+            read_json(path)
+    path.write_text(json.dumps([2**63 - 1, -(2**63)]))
+    assert read_json(path) == [2**63 - 1, -(2**63)]
 
 
 def test_a_whole_file_replaces_the_old_one_only_at_the_end(tmp_path):

@@ -128,6 +128,7 @@ def test_the_next_command_is_about_all_subjects_that_there_are(tmp_path, capsys)
         ("d", "`alignvis list` or alignvis evaluates", "`alignvis --root d list` or alignvis evaluates"),
         ("d", "alignvis --root e eval", "alignvis --root e eval"),
         (r"a\1", "alignvis check", r"alignvis --root 'a\1' check"),
+        ("d", "/a/alignvis demo/x: alignvis eval", "/a/alignvis demo/x: alignvis --root d eval"),
     ],
 )
 def test_commands_in_sentences_can_be_pasted(root, said, expected):

@@ -37,9 +37,12 @@ def list_(screen: Screen, what: str, word: str) -> None:
     from alignvis.listing import brain_encoders, image_encoders, recipes
 
     images = partial(image_encoders, screen.root / "weights")
-    for row, text in {"encoders": images, "brain-encoders": brain_encoders, "recipes": recipes}[what]():
-        if word.lower() in row.get("id", row.get("name")).lower():
-            screen.result(row, text)
+    rows = {"encoders": images, "brain-encoders": brain_encoders, "recipes": recipes}[what]()
+    named = [(row, text) for row, text in rows if word.lower() in row.get("id", row.get("name")).lower()]
+    if not named:
+        raise AlignvisError(f"none of the {what} has {word!r} in its name; alignvis list {what} shows them all")
+    for row, text in named:
+        screen.result(row, text)
 
 
 @click.command()

@@ -60,7 +60,7 @@ def evaluate(
         _curves(screen, [Path(score["run"]) for score in scores], draws, overwrite, device, broken)
     if committee and scores:
         try:
-            _committees(screen, [Path(score["run"]) for score in scores], device)
+            _committees(screen, [Path(score["run"]) for score in scores], full, device)
         except AlignvisError as error:
             broken.append(error)  # the first that was wrong is told first
     if broken:
@@ -99,7 +99,7 @@ def _within(bar: Progress, place: int, runs: int) -> Progress:
     return progress
 
 
-def _committees(screen: Screen, runs: list[Path], device: str) -> None:
+def _committees(screen: Screen, runs: list[Path], full: bool, device: str) -> None:
     from alignvis.committee import committees, write_committees
     from alignvis.table import committee_table
 
@@ -108,7 +108,7 @@ def _committees(screen: Screen, runs: list[Path], device: str) -> None:
         for one in found:
             screen.result(one, "")
     elif found:
-        click.echo(f"\n{committee_table(found)}")
+        click.echo(f"\n{committee_table(found, full=full)}")
     place = screen.root / "results" / "committees.json"
     write_committees(place, found)
     screen.say(f"wrote {place}")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,7 @@ def _not_scored(unscored: dict[Path, dict[str, Any]]) -> str:
     return (
         f"{count} run{'s have' if count > 1 else ' has'} no score yet and {'were' if count > 1 else 'was'} left out "
         f"({listed(names)}); score {'them' if count > 1 else 'it'} with: alignvis eval"
-        + (f" {' '.join(map(str, unscored))}" if count <= 3 else "")
+        + (f" {' '.join(quote(str(run)) for run in unscored)}" if count <= 3 else "")
     )
 
 
