@@ -57,12 +57,16 @@ def test_the_answer_is_the_mean_over_subjects_of_both_twins_with_the_interval_th
 
 
 def test_each_row_of_scores_is_what_scores_json_of_the_cited_run_says(made, page):
-    rows = [row for row in page.table("top-1 (95 % interval)") if row["brain encoder"] == "linear"]
+    rows = [
+        row for row in page.table("top-1 (95 % interval)") if row["embedding and brain encoder"].endswith(" linear")
+    ]
     numbers = {name: str(place) for place, name in enumerate(sorted(p.name for p in (made / "runs").iterdir()), 1)}
     for name in ("human", "plain"):
         for subject in (1, 2):
             scores = scores_of(made, f"sub-{subject:02d}_{name}")
-            (row,) = [row for row in rows if name in row["embedding"] and row["subject"] == str(subject)]
+            (row,) = [
+                row for row in rows if name in row["embedding and brain encoder"] and row["subject"] == str(subject)
+            ]
             low, high = scores["top1_interval"]
             assert row["top-1 (95 % interval)"] == f"{100 * scores['top1']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
             for title, measure in (("top-5", "top5"), ("pairwise", "pairwise")):
@@ -74,7 +78,7 @@ def test_each_row_of_scores_is_what_scores_json_of_the_cited_run_says(made, page
             assert row["seeds"] == "1"
             assert row["runs"] == f"[{numbers[f'sub-{subject:02d}_{name}']}]"
         both = [scores_of(made, f"sub-{subject:02d}_{name}") for subject in (1, 2)]
-        (row,) = [row for row in rows if name in row["embedding"] and row["subject"] == "all 2"]
+        (row,) = [row for row in rows if name in row["embedding and brain encoder"] and row["subject"] == "all 2"]
         low, high = bootstrap(np.array([scores["ranks"] for scores in both]) == 1)  # of subjects and pictures
         mean = np.mean([scores["top1"] for scores in both])
         assert row["top-1 (95 % interval)"] == f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
@@ -82,9 +86,11 @@ def test_each_row_of_scores_is_what_scores_json_of_the_cited_run_says(made, page
         assert row["MRR"].endswith(f"({ends[0]:.3g} to {ends[1]:.3g})")
         said = f"{100 * low:.1f} to {100 * high:.1f} %, bootstrap over 2 subjects and pictures"
         assert any(said in image["alt"] for image in page.of("img")), said  # the same everywhere
-    assert [row["embedding"][0] for row in rows] == [*"●●●○○○"]  # aligned ones first
-    marks = {row["embedding"][0] for row in rows if "human" in row["embedding"]}
-    assert marks == {"●"} and {row["embedding"][0] for row in rows if "plain" in row["embedding"]} == {"○"}
+    assert [row["embedding and brain encoder"][0] for row in rows] == [*"●●●○○○"]  # aligned ones first
+    marks = {row["embedding and brain encoder"][0] for row in rows if "human" in row["embedding and brain encoder"]}
+    assert marks == {"●"} and {
+        row["embedding and brain encoder"][0] for row in rows if "plain" in row["embedding and brain encoder"]
+    } == {"○"}
 
 
 def test_seeds_are_averaged_before_subjects_and_their_spread_stands_apart(root, monkeypatch):
@@ -99,7 +105,7 @@ def test_seeds_are_averaged_before_subjects_and_their_spread_stands_apart(root, 
             made_up = {"top1": top1, "ranks": ranks} if name == "scores.json" else {}
             files.write_json(path, found | {"seed": seed} | made_up)
     rows = written(root, ["sub-01_human", "again", "sub-02_human"]).table("top-1 (95 % interval)")
-    one, two, both = [row for row in rows if "human" in row["embedding"]]
+    one, two, both = [row for row in rows if "human" in row["embedding and brain encoder"]]
     assert one["seeds"] == "2" and one["top-1 (95 % interval)"].startswith("60.0 ± 14.1 (44.6 to 73.7)")
     assert two["top-1 (95 % interval)"].startswith("20.0 (") and both["top-1 (95 % interval)"].startswith("40.0 (")
 
@@ -121,7 +127,7 @@ def test_directions_and_transductive_scores_stand_in_tables_of_their_own(made, p
     scores = scores_of(made, "sub-01_human")
     tables = [table for table in page.tables if "top-1 (95 % interval)" in table[0]]
     assert len(tables) == 2
-    backwards = [row for row in tables[1] if "human" in row[1] and row[2] == "1"][0]
+    backwards = [row for row in tables[1] if "human" in row[0] and row[1] == "1"][0]
     low, high = (f"{100 * end:.1f}" for end in scores["image_to_brain"]["top3_interval"])
     top3 = backwards[tables[1][0].index("top-3")]
     assert top3 == f"{100 * scores['image_to_brain']['top3']:.1f} ({low} to {high})"
@@ -130,18 +136,21 @@ def test_directions_and_transductive_scores_stand_in_tables_of_their_own(made, p
         top1.startswith(f"{100 * scores['image_to_brain']['top1']:.1f} (")
         and scores["top1"] != scores["image_to_brain"]["top1"]
     )
-    (row,) = [r for r in page.table("CSLS, top-1") if "human" in r["embedding"] and r["subject"] == "1"]
+    (row,) = [
+        r for r in page.table("CSLS, top-1") if "human" in r["embedding and brain encoder"] and r["subject"] == "1"
+    ]
     assert row["CSLS, top-1"] == f"{100 * scores['transductive']['csls']['top1']:.1f}"
     assert all("CSLS" not in cell for table in tables for row in table for cell in row)
     assert "TRANSDUCTIVE" in page.text.split("CSLS, top-1")[0]
-    (row,) = [r for r in page.table("10-way") if "human" in r["embedding"] and r["subject"] == "1"]
+    (row,) = [r for r in page.table("10-way") if "human" in r["embedding and brain encoder"] and r["subject"] == "1"]
     low, high = (f"{100 * end:.1f}" for end in scores["n_way_interval"]["10"])
     assert row["10-way"] == f"{100 * scores['n_way']['10']:.1f} ({low} to {high})"
 
 
-def test_class_centres_and_drawn_galleries_are_never_mixed_with_exact_images(root):
+def test_class_centres_and_drawn_galleries_are_never_mixed_with_exact_images(root, monkeypatch):
+    monkeypatch.setattr("alignvis.reports.entries.proved_similarity", lambda *about: None)  # round numbers are made up
     path = root / "runs/sub-01_human/scores.json"
-    drawn = {"size": 300, "draws": 30, "seed": 0, "chance": 1 / 300, "brain_to_image": {"top1": 0.456, "top1_sd": 0.01},
+    drawn = {"size": 30, "draws": 20, "seed": 0, "chance": 1 / 30, "brain_to_image": {"top1": 0.456, "top1_sd": 0.01},
              "image_to_brain": {"top1": 0.4, "top1_sd": 0.02}}  # fmt: skip
     scores = json.loads(path.read_text())
     chances = {key: scores[key] for key in scores if key.endswith("_chance")}
@@ -153,7 +162,7 @@ def test_class_centres_and_drawn_galleries_are_never_mixed_with_exact_images(roo
     assert len(holding) == 1 and len(holding[0]) == 3  # its head, the one run that has such a score, and chance
     (row, _) = page.table("brain to picture, top-1")
     assert (row["brain to picture, top-1"], row["SD over draws"]) == ("45.6", "2.0")
-    assert "Among class centres." in page.text and "Among 300 drawn pictures." in page.text
+    assert "Among class centres." in page.text and "Among 30 drawn pictures." in page.text
 
 
 def test_runs_that_may_not_be_compared_are_answered_apart(root):
@@ -222,9 +231,25 @@ def test_scores_of_an_earlier_alignvis_and_results_that_are_damaged_are_said_and
     (root / "results/encoding_tiny_sub-01.json").write_text("[")
     for name in ("repetitions.json", "explain.json"):
         (root / "runs/sub-01_human" / name).write_text('{"version": 1}')
+    for name in ("compare", "committees"):
+        (root / f"results/{name}.json").write_text("{")
     page = written(root)
     assert "does not hold a result that can be shown" in page.text and "is not readable as JSON" in page.text
     assert page.text.count("explain.json") > 0
+    began = f"make it again with: alignvis --root {shlex.quote(str(root))}"
+    for words in ("rsa --subject 1 --dataset tiny --overwrite", "encode --subject 1 --dataset tiny --overwrite",
+                  "compare --overwrite", "eval --committee"):  # fmt: skip
+        assert f"{began} {words}" in page.text, words
+    arguments = ["--root", str(root), "--json", "report", "--overwrite"]
+    told = CliRunner().invoke(main, arguments)
+    names = ("compare", "committees", "rsa_tiny_sub-01", "encoding_tiny_sub-01")
+    unread = [str(root / f"results/{name}.json") for name in names]
+    assert json.loads(told.stdout)["unread"] == unread
+    (note,) = [line for line in told.stderr.splitlines() if line.startswith("note: could not read")]
+    assert all(path in note for path in unread)
+    shutil.rmtree(root / "results")
+    told = CliRunner().invoke(main, arguments)
+    assert json.loads(told.stdout)["unread"] == [] and "could not read" not in told.stderr
 
 
 def strings(value, path=()):
@@ -386,7 +411,7 @@ def test_from_picture_to_brain_the_interval_is_of_that_direction(made, page):
         scores = [scores_of(made, f"sub-0{subject}_{name}") for subject in (1, 2)]
         hits = np.array([score["image_to_brain"]["ranks"] for score in scores]) == 1
         low, high = bootstrap(hits)
-        (cell,) = [row[4] for row in backwards if row[2] == "all 2" and name in row[1]]
+        (cell,) = [row[3] for row in backwards if row[1] == "all 2" and name in row[0]]
         assert cell == f"{100 * hits.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
         assert (hits != (np.array([score["ranks"] for score in scores]) == 1)).any()
 

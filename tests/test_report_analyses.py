@@ -121,7 +121,7 @@ def test_what_the_command_line_is_said_to_take_is_what_it_takes():
 def test_a_result_that_no_command_makes_is_shown_and_said_to_be_of_python(with_results, name, keys, value):
     spoil(with_results / "results" / name, keys, value)
     entries = read_entries(with_results, ["sub-01_human"])
-    found, _ = read_analyses(entries, with_results)
+    found, *_ = read_analyses(entries, with_results)
     page = Page(join(*reproduce(entries, with_results, analysed=found)))
     assert len(found) == 2 and f"{name} cannot be made by the command line" in page.text
     assert sum(word.startswith("alignvis ") and (" rsa " in word or " encode " in word) for word in page.words) == 1
@@ -163,7 +163,8 @@ def spoil(path: Path, keys, value) -> None:
 def test_a_result_that_is_damaged_is_a_sentence_and_is_in_no_table_and_no_command(with_results, keys, value):
     spoil(with_results / "results" / RSA, keys, value)
     said = without_a_decoder(with_results)
-    assert f"{RSA} does not hold a result that can be shown; make it again with: alignvis rsa" in said
+    again = f"alignvis --root {shlex.quote(str(with_results))} rsa --subject 2,1 --dataset tiny --overwrite"
+    assert f"{RSA} does not hold a result that can be shown; make it again with: {again}" in said
     assert said.count("Intervals: bootstrap") == 1 and not told(with_results, " rsa --subject 2,1")
 
 
@@ -177,6 +178,33 @@ def test_subjects_that_no_recordings_have_are_refused(with_results, subjects):
     assert f"{RSA} does not hold a result that can be shown" in without_a_decoder(with_results)
 
 
+def test_a_file_whose_name_says_of_nobody_is_made_again_of_the_runs_and_under_its_name(with_results):
+    where = f"alignvis --root {shlex.quote(str(with_results))} encode --subject 1 --dataset tiny"
+    kept = with_results / "results" / ENCODING
+    kept.write_text("[")
+    said = without_a_decoder(with_results)
+    assert f"make it again with: {where} --out {kept.with_suffix('.png')} --overwrite" in said
+    kept.rename(kept.with_name("encoding_tiny_sub-01_layer.6.json"))
+    assert f"make it again with: {where} --target layer.6 --overwrite" in without_a_decoder(with_results)
+
+
+@pytest.mark.parametrize("name", [RSA, ENCODING])
+def test_of_one_time_nothing_is_the_highest(with_results, name):
+    """Results of fMRI: no time was chosen, so nothing is optimistic for it."""
+    spoil(with_results / "results" / name, ("times",), [0.0])
+    (other,) = {RSA, ENCODING} - {name}
+    (with_results / "results" / other).unlink()
+    page = written(with_results, ["sub-01_human"])
+    said = page.text.split("Similarity analysis")[1].split("How to reproduce it")[0]
+    assert not any(words in said for words in ("highest", "over time", "optimistic", "all times", "excludes zero"))
+    assert not any("highest" in image["alt"] for image in page.of("img"))
+    one = json.loads((with_results / "results" / name).read_text())["features"][0]
+    row = page.table("correlation (95 % interval)")[0]
+    assert row.keys() == {"embedding", "correlation (95 % interval)", "p", "noise ceiling"}
+    assert row["correlation (95 % interval)"].startswith("{:.2g} (".format(one["peak"]["r"]).replace("-", "−"))
+    assert row["p"] == "{:.2g}".format(one["peak"]["p"])
+
+
 def test_a_difference_says_at_how_many_times_its_band_excludes_zero(with_results):
     for beyond, said in (([True, False], "at 1 time."), ([True, True, False], "at 2 times."), ([False], "at 0 times.")):
         spoil(with_results / "results" / RSA, ("differences", 0, "excludes_zero"), beyond)
@@ -185,12 +213,12 @@ def test_a_difference_says_at_how_many_times_its_band_excludes_zero(with_results
 
 def without_a_decoder(root: Path) -> str:
     entries = read_entries(root, ["sub-01_human"])
-    return Page(join(*analyses(entries, root, *read_analyses(entries, root)))).text
+    return Page(join(*analyses(entries, root, *read_analyses(entries, root)[:2]))).text
 
 
 def test_subjects_that_a_run_was_trained_on_are_prepared_for_it(with_results):
     (entry,) = read_entries(with_results, ["sub-01_human"])
-    found, _ = read_analyses([entry], with_results)
+    found, *_ = read_analyses([entry], with_results)
     for trained_on, said in (
         ([1], "also of subject 2 and of embeddings of plain,"),
         ([2], "also of embeddings of plain,"),
@@ -245,11 +273,11 @@ def test_words_in_a_result_are_words_on_the_page_and_one_word_of_a_command(with_
 def test_tables_and_versions_of_results_are_stated_and_what_no_run_is_of(with_results):
     page = written(with_results)
     (row,) = page.table("python")
-    assert row["runs"] == "1–4, rsa_tiny_sub-02-01, encoding_mine" and row["scipy"] == versions()["scipy"]
+    assert row["runs or results"] == "1–4, rsa_tiny_sub-02-01, encoding_mine" and row["scipy"] == versions()["scipy"]
     assert {row["runs"] for row in page.table("sha256")} == {"1–2", "1, 3", "2, 4", "3–4"}
     assert "which no run of this page is of" not in page.text
     page = written(with_results, ["sub-01_human"])
     assert "also of subject 2 and of embeddings of plain, which no run of this page is of" in page.text
-    held = {(row["table"], row["runs"]) for row in page.table("sha256")}
+    held = {(row["table"], row["runs or results"]) for row in page.table("sha256")}
     assert ("responses/tiny/sub-02.safetensors", "rsa_tiny_sub-02-01") in held
     assert ("features/tiny/plain.safetensors", "rsa_tiny_sub-02-01, encoding_mine") in held and len(held) == 4

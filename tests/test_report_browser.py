@@ -94,21 +94,64 @@ def test_every_picture_is_shown(browser, address):
     assert browser.value("Array.from(document.images).every(one => one.complete && one.naturalWidth > 100)")
 
 
-def test_tables_of_scores_are_whole_on_a_desk_with_names_and_spreads_as_long_as_they_get(browser, address):
-    browser.look(DESK)
+# Into the tables of scores, names and numbers as long as they get; of each table then its widths and columns.
+LONG = """(() => Array.from(document.querySelectorAll('.wide')).slice(0, 2).map(box => {
+    const around = ends => ` <span class="around">(${ends})</span>`;
+    const spread = '51.0 <wbr><span class="whole">± 12.3</span>' + around('22.8 to 40.6');
+    const name = '●&nbsp;harmonization_<wbr>vitb16_<wbr>imagenet_<wbr>noalign <span class="second">eegconformer</span>';
+    const said = [name, '<strong>all 10</strong>', '5'];
+    const held = [spread, spread, spread, spread, spread];
+    held.push('7.83' + around('4.67 to 12.5'), '0.202' + around('0.139 to 0.277'), '[1–5, <wbr>11–15, <wbr>21–25]');
+    for (const row of box.querySelectorAll('tbody tr')) {
+        const cells = Array.from(row.children);
+        [...said, ...held].forEach((words, place) => { cells[place].innerHTML = words; });
+    }
+    return [box.scrollWidth, box.clientWidth, box.querySelectorAll('thead th').length];
+}))()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_tables_of_scores_are_whole_on_a_desk_with_names_and_spreads_as_long_as_they_get(browser, address, dark):
+    browser.look(DESK, dark=dark)
     browser.open(address)
-    widths = browser.value("""Array.from(document.querySelectorAll('.wide')).slice(0, 2).map(box => {
-        for (const row of box.querySelectorAll('tbody tr')) {
-            const cells = Array.from(row.children), last = cells.length - 1;
-            const spread = '51.0 <wbr>± 12.3';
-            const said = ['eegconformer', '●&nbsp;harmonization_vitb16_imagenet_noalign', 'all 10', '5'];
-            const held = [`${spread} <wbr>(22.8 to 40.6)`, spread, spread, spread, spread];
-            [...said, ...held].forEach((words, place) => { cells[place].innerHTML = words; });
-            cells[last].innerHTML = '[1–5, <wbr>11–15, <wbr>21–25]';
-        }
-        return [box.scrollWidth, box.clientWidth, box.querySelectorAll('thead th').length];
+    widths = browser.value(LONG)
+    assert all(inner <= outer and columns == 11 for inner, outer, columns in widths) and len(widths) == 2, widths
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_on_a_phone_the_first_score_stands_beside_the_name_of_its_row_which_stays(browser, address, long):
+    browser.look(PHONE, phone=True)
+    browser.open(address)
+    if long:
+        browser.value(LONG)
+    places = """Array.from(document.querySelectorAll('.wide')).slice(0, 2).map(box => {
+        box.scrollLeft = %d;
+        const edges = one => [one.getBoundingClientRect().left, one.getBoundingClientRect().right];
+        const row = box.querySelector('tbody tr'), words = row.children[3].querySelector('.around');
+        return [edges(box), edges(row.children[0]), edges(words), getComputedStyle(row.children[0]).backgroundColor];
+    })"""
+    for box, name, score, _ in browser.value(places % 0):
+        assert box[0] <= name[0] and 110 <= name[1] - name[0] < 160 and name[1] < score[0] and score[1] <= box[1]
+    for box, name, score, behind in browser.value(places % 150):
+        assert abs(name[0] - box[0]) < 1 and score[0] < name[1]  # the score has gone below the name
+        assert behind == "rgb(255, 255, 255)"  # and does not shine through
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_an_interval_is_a_line_of_its_own_below_its_number_and_quieter(browser, address, width):
+    browser.look(width, phone=width == PHONE)
+    browser.open(address)
+    found = browser.value("""Array.from(document.querySelectorAll('td .around')).map(one => {
+        const range = document.createRange(), cell = one.parentElement;
+        range.setStart(cell, 0);
+        range.setEndBefore(one);
+        const above = range.getBoundingClientRect(), [here, ...more] = Array.from(one.getClientRects());
+        const [own, whole] = [one, cell].map(each => parseFloat(getComputedStyle(each).fontSize));
+        const lines = here.height / parseFloat(getComputedStyle(one).lineHeight);
+        return [more.length, lines, here.top >= above.bottom - 1, own / whole, one.textContent];
     })""")
-    assert all(inner <= outer and columns == 12 for inner, outer, columns in widths) and len(widths) == 2, widths
+    assert len(found) > 60 and all(words.startswith("(") and " to " in words for *_, words in found)
+    assert all(more == 0 and lines < 1.5 and below and size < 0.9 for more, lines, below, size, _ in found)
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
@@ -177,6 +220,7 @@ def test_it_prints_whole(browser, address, tmp_path):
     assert wider_than_the_screen(browser) == []
     assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert browser.value("Array.from(document.images).every(one => one.getBoundingClientRect().height < 990)")
+    browser.value(LONG)
     cut = "Array.from(document.querySelectorAll('table')).filter(one => one.getBoundingClientRect().right > 680.5)"
     assert browser.value(f"{cut}.map(one => one.innerText.slice(0, 200))") == []
     browser.ask("Emulation.setEmulatedMedia", media="", features=[])

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_a_comparison_that_the_page_has_already_is_not_shown_twice(root):
         (("difference",), 0.987, "as they are scored now"),
         (("interval",), [0.1], "cannot be read"),
         (("interval",), [0.5, 0.1], "cannot be read"),
-        (("interval",), [10**400, 1], "cannot be read"),
+        (("interval",), [1e300, 1], "cannot be read"),
         (("first", "interval"), ["<b>", 1], "cannot be read"),
         (("metric",), "beauty", "cannot be read"),
         (("permutation",), None, "cannot be read"),
@@ -89,18 +90,20 @@ def test_a_comparison_that_is_not_of_these_runs_or_is_damaged_is_said_and_not_sh
 
 def notes_of(root: Path, beginning: str) -> str:
     entries = read_entries(root, [])
-    rows, notes = read_named(entries, root, [])
+    rows, notes, _ = read_named(entries, root, [])
     assert not rows and notes[0].startswith(beginning)
     return Page(join(*named_comparisons(rows, notes))).text
 
 
 def test_what_is_no_file_of_comparisons_or_committees_is_a_sentence(root):
     for name in ("compare", "committees"):
-        for words in ("[", "[]", '{"comparisons": 1, "committees": [{}]}'):
+        for words in ("[", "[]", '{"comparisons": 1, "committees": [{}]}', f'{{"comparisons": [1{"0" * 400}]}}'):
             files.write_json(root / f"results/{name}.json", 1)
             (root / f"results/{name}.json").write_text(words)
             page = written(root, ["sub-01_human"])
             assert f"{name}.json" in page.text and "Compared by" not in page.text
+            verb = "compare --overwrite" if name == "compare" else "eval --committee"
+            assert f"make it again with: alignvis --root {shlex.quote(str(root))} {verb}" in page.text
 
 
 def test_names_in_comparisons_are_words(root, compared):
@@ -132,10 +135,38 @@ def test_committees_are_shown_beside_their_best_member(root, together):
         assert beside.startswith(f"{100 * one['beside'][0]['top1']:.1f} (")
     low, high = bootstrap(np.array([one["ranks"] for one in kept]) == 1)
     assert rows["all 2", "committee"]["top-1 (95 % interval)"].endswith(f"({100 * low:.1f} to {100 * high:.1f})")
+    means = [np.array(one["beside"][0]["ranks"]) for one in kept]
+    single = rows["all 2", "best member"]
+    low, high = bootstrap(np.array(means) == 1)
+    top1 = 100 * np.mean(np.array(means) == 1)
+    assert single["top-1 (95 % interval)"] == f"{top1:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    assert single["median rank"] == f"{np.mean([np.median(some) for some in means]):.3g}"
+    numbers = {path.name: place for place, path in enumerate(sorted((root / "runs").iterdir()), 1)}
+    best = [numbers[Path(one["runs"][0]).name] for one in kept]
+    assert [rows[str(one["subject"]), "best member"]["runs"] for one in kept] == [f"[{number}]" for number in best]
+    assert single["runs"] == f"[{', '.join(map(str, sorted(best)))}]"
     assert "Members chosen on held-out training pictures" in page.text and " eval --committee " in page.text
 
 
-@pytest.mark.parametrize("what", ["rank", "runs", "images", "beside"])
+def test_seeds_of_a_committee_are_told_and_averaged_and_every_row_over_subjects_is_of_all(root):
+    """One subject in two seeds, the other in one: the seeds averaged of one seed are that seed."""
+    record = json.loads((root / "runs/sub-01_human/record.json").read_text())
+    for name in ("human", "plain"):
+        shutil.copytree(root / f"runs/sub-01_{name}", root / f"runs/sub-01_{name}_again")
+        for file in ("record.json", "scores.json"):
+            path = root / f"runs/sub-01_{name}_again" / file
+            files.write_json(path, json.loads(path.read_text()) | {"seed": record["seed"] + 7})
+    found = committees(sorted((root / "runs").iterdir()))
+    files.write_json(root / "results/committees.json", {"version": 1, "committees": found})
+    assert [len(one["seeds"]) for one in found] == [2, 1]
+    rows = {(row["subject"], row["who"]): row for row in written(root).table("who")}
+    averaged = "best member, seeds averaged"
+    assert ("1", "best member, mean of 2 seeds") in rows and ("all 2", "best member, mean of 1 to 2 seeds") in rows
+    assert rows["2", averaged]["top-1 (95 % interval)"] == rows["2", "best member"]["top-1 (95 % interval)"]
+    assert len(rows["1", averaged]["runs"].split(",")) == 2 and ("all 2", averaged) in rows and len(rows) == 9
+
+
+@pytest.mark.parametrize("what", ["rank", "runs", "images", "beside", "who", "seeds"])
 def test_a_committee_that_does_not_follow_from_its_runs_is_said_and_not_shown(root, together, what):
     whole = json.loads(together.read_text())
     for one in whole["committees"]:
@@ -147,6 +178,10 @@ def test_a_committee_that_does_not_follow_from_its_runs_is_said_and_not_shown(ro
             one["images_sha256"] = "0" * 64
         if what == "beside":
             one["beside"][0]["ranks"][0] += 1
+        if what == "who":
+            one["beside"].append(one["beside"][0] | {"who": "committee"})
+        if what == "seeds":
+            one["seeds"] = []
     files.write_json(together, whole)
     page = written(root)
     assert not any("who" in table[0] for table in page.tables)

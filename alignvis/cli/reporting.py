@@ -29,6 +29,8 @@ def report(screen: Screen, runs: tuple[Path, ...], out: Path | None, title: str,
 
     out = out or screen.root / "report.html"
     made = write_report(screen.root, runs, out, title=title, overwrite=overwrite, progress=screen.bar())
+    if made["unread"]:
+        screen.say(f"note: could not read all of {', '.join(made['unread'])}; the page says how to make that again")
     unscored = made["runs"] - made["scored"]
     note = f" ({unscored} without scores)" if unscored else ""
     screen.result(made, f"wrote {made['report']}: {made['runs']} runs{note}, {made['bytes'] / 1e6:.1f} MB")

@@ -1,5 +1,6 @@
 """What was found without a decoder: similarity analysis and encoding models, if they are of these recordings."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 
 from alignvis import files
 from alignvis.errors import AlignvisError
-from alignvis.reports.entries import Entry, command, missing
-from alignvis.reports.html import Html, code, element, join, paragraph, picture, table
+from alignvis.reports.entries import Entry, anew, command, missing
+from alignvis.reports.html import Html, around, breakable, code, element, join, paragraph, picture, table
 from alignvis.reports.numbers import DASH, count, number, numbers, pair, plain
 from alignvis.representations.encoding import ALPHAS, FOLDS
 from alignvis.representations.rsa import METRICS
@@ -32,6 +33,9 @@ OF_KIND: dict[str, dict[str, Any]] = {
 SHAPE = {"analysis": str, "dataset": str, "subjects": [int], "simulated": bool, "n": int, "drawn": [str],
          "responses": [TABLE | {"subject": int}], "versions": dict,
          "features": [TABLE | {"features": str, "aligned": bool, "peak": (dict, NoneType)}]} | ASKED  # fmt: skip
+SEVERAL = ("embedding", "highest correlation (95 % interval)", "at, ms", "p, corrected for all times", "from, ms",
+           "noise ceiling there")  # fmt: skip
+ONCE, OF_TIMES = ("embedding", "correlation (95 % interval)", "p", "noise ceiling"), (2, 4)  # of responses of one time
 # what the command line takes of these, both ends; all else it takes as it is
 TAKEN = {"draws": (100, 100_000), "permutations": (100, 100_000), "seed": (0, 2**31 - 1)}
 
@@ -50,23 +54,24 @@ class Analysis:
     result: dict[str, Any]
 
 
-def read_analyses(entries: Sequence[Entry], root: Path) -> tuple[list[Analysis], dict[str, list[str]]]:
+def read_analyses(entries: Sequence[Entry], root: Path) -> tuple[list[Analysis], dict[str, list[str]], list[Path]]:
     """Read the results in ``ROOT/results`` that are of the recordings of these runs.
 
     Returns:
-        These, and for each kind sentences on files that hold no result.
+        These, for each kind sentences on files that hold no result, and these files.
     """
     ours = {entry.record["inputs"]["queries"]["fingerprint"] for entry in entries}
     ours |= {entry.scores["queries_fingerprint"] for entry in entries if entry.scores}
-    found, notes = [], {kind: [] for kind in KINDS}
+    found, notes, unread = [], {kind: [] for kind in KINDS}, []
     for kind in KINDS:
         for path in sorted((root / "results").glob(f"{kind}_*.json")):
             result, why = _read(kind, path)
             if result is None:
-                notes[kind].append(why)
+                notes[kind].append(anew(why, _again(kind, path, entries, root)))
+                unread.append(path)
             elif {one["fingerprint"] for one in result["responses"]} & ours:
                 found.append(Analysis(kind, path, result))
-    return found, notes
+    return found, notes, unread
 
 
 def _read(kind: str, path: Path) -> tuple[dict[str, Any] | None, str]:
@@ -75,8 +80,26 @@ def _read(kind: str, path: Path) -> tuple[dict[str, Any] | None, str]:
     except AlignvisError as error:
         return None, str(error)
     if not files.fits(result, SHAPE | OF_KIND[kind]) or result["analysis"] != kind or not _whole(result):
-        return None, f"{path} does not hold a result that can be shown; make it again with: alignvis {KINDS[kind][1]}"
+        return None, f"{path} does not hold a result that can be shown"
     return result, ""
+
+
+def _again(kind: str, path: Path, entries: Sequence[Entry], root: Path) -> str:
+    """The command that replaces a file that cannot be read: of whom its name says, or else the runs do."""
+    named = re.fullmatch(rf"{kind}_(.+)_sub-(\d{{2,6}}(?:-\d{{2,6}})*)(?:_(.+))?", path.stem, re.ASCII)
+    if named:
+        subjects, folder = [int(number) for number in named[2].split("-")], named[1]
+    else:
+        subjects, folder = sorted({entry.record["subject"] for entry in entries}), entries[0].record["dataset"]
+    words = [KINDS[kind][1], "--subject", _typed(subjects), "--dataset", folder]
+    words += ["--target", named[3]] if named and named[3] else []
+    words += [] if named else ["--out", str(path.with_suffix(".png"))]
+    return command(root, *words, "--overwrite")
+
+
+def _typed(subjects: Sequence[int]) -> str:
+    """Subjects in their order, as they are typed."""
+    return spans(subjects) if list(subjects) == sorted(subjects) else ",".join(map(str, subjects))
 
 
 def _whole(result: Mapping[str, Any]) -> bool:
@@ -99,8 +122,7 @@ def command_of(analysis: Analysis, root: Path) -> str | None:
         return None
     subjects = result["subjects"]
     folder = Path(result["responses"][0]["path"]).parent.name or result["dataset"]
-    ordered = spans(subjects) if subjects == sorted(subjects) else ",".join(map(str, subjects))
-    words = [KINDS[kind][1], "--subject", ordered, "--dataset", folder]
+    words = [KINDS[kind][1], "--subject", _typed(subjects), "--dataset", folder]
     for name in dict.fromkeys(one["features"] for one in result["features"]):
         words += ["--features", name]
     for key in asked:
@@ -134,20 +156,23 @@ def analyses(
 
 
 def _shown(path: Path, result: dict[str, Any], what: str) -> list[Html]:
-    rows = [_row(one) for one in result["features"]]
-    head = ("embedding", "highest correlation (95 % interval)", "at, ms", "p, corrected for all times", "from, ms",
-            "noise ceiling there")  # fmt: skip
+    once = _once(result)
+    rows = [[cell for place, cell in enumerate(_row(one)) if not once or place not in OF_TIMES]
+            for one in result["features"]]  # fmt: skip
+    head = ONCE if once else SEVERAL
     people = spans(result["subjects"])
     simulated = " SIMULATED brain." if result["simulated"] else ""
     title = join(
         element("strong", f"{result['dataset']}, subject{'s' * (len(result['subjects']) > 1)} {people}."),
         f"{simulated} {result['n']:,} test pictures. Intervals: bootstrap over {' and '.join(result['drawn'])}, "
-        f"{result['draws']:,} draws. The highest over times and its interval are optimistic, as the time was chosen by "
-        "it.",
+        f"{result['draws']:,} draws.",
+        "" if once else " The highest over times and its interval are optimistic, as the time was chosen by it.",
     )
-    told = "; ".join(f"{one['features']}: highest {plain(_peak(one).get('r'), 2)}" for one in result["features"][:20])
+    highest = "" if once else "highest "
+    told = "; ".join(f"{one['features']}: {highest}{plain(_peak(one).get('r'), 2)}" for one in result["features"][:20])
+    what = what.replace(", over time", "") if once else what
     figure = _figure(path.with_suffix(".png"), f"{what} {told}.", join(what, simulated))
-    differing = [_difference(one) for one in result.get("differences", []) if isinstance(one, dict)]
+    differing = [_difference(one, once) for one in result.get("differences", []) if isinstance(one, dict)]
     place = element("p", "Numbers: ", code(f"results/{path.name}"), ".", attributes={"class": "source"})
     return [figure, table(title, head, rows), *([element("ul", *differing)] if differing else []), place]
 
@@ -167,24 +192,33 @@ def _peak(one: dict[str, Any]) -> dict[str, Any]:
     return one["peak"] or {}
 
 
+def _once(result: dict[str, Any]) -> bool:
+    """Whether responses have one time, as those of fMRI: nothing is the highest of several then."""
+    times = result.get("times")
+    return isinstance(times, list) and len(times) == 1
+
+
 def _row(one: dict[str, Any]) -> list[object]:
     peak = _peak(one)
     mark, kind = ("●", "aligned-mark") if one["aligned"] else ("○", "plain-mark")
     sign = element("span", mark, attributes={"class": kind, "aria-hidden": "true"})
     ends = pair(peak.get("interval"))
-    around = f" ({plain(ends[0], 2)} to {plain(ends[1], 2)})" if ends else ""
-    return [join(sign, "\u00a0", one["features"]), f"{plain(peak.get('r'), 2)}{around}", _ms(peak.get("time")),
+    value = plain(peak.get("r"), 2)
+    shown = around(value, f"{plain(ends[0], 2)} to {plain(ends[1], 2)}") if ends else value
+    return [join(sign, "\u00a0", breakable(one["features"])), shown, _ms(peak.get("time")),
             plain(peak.get("p"), 2), _ms(peak.get("first_significant")), _ceiling(peak.get("ceiling"))]  # fmt: skip
 
 
-def _difference(one: dict[str, Any]) -> Html:
+def _difference(one: dict[str, Any], once: bool) -> Html:
     mean = one.get("mean") if isinstance(one.get("mean"), dict) else {}
     ends, beyond = pair(mean.get("interval")), one.get("excludes_zero")
     times = sum(value is True for value in beyond) if isinstance(beyond, list) else 0
-    around = f" (95 % interval {plain(ends[0], 2)} to {plain(ends[1], 2)})" if ends else ""
+    within = f" (95 % interval {plain(ends[0], 2)} to {plain(ends[1], 2)})" if ends else ""
+    if once:
+        return element("li", f"{one.get('aligned')} minus {one.get('plain')}: {plain(mean.get('r'), 2)}{within}.")
     return element("li", f"{one.get('aligned')} minus {one.get('plain')}: {plain(mean.get('r'), 2)} on average "
                          "over times"
-                   f"{around}; the band for all times at once excludes zero at {count(times, 'time')}.")  # fmt: skip
+                   f"{within}; the band for all times at once excludes zero at {count(times, 'time')}.")  # fmt: skip
 
 
 def _ms(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Runs that answered together: what `alignvis eval --committee` kept in ``ROOT/results``, if it follows from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,15 @@ from alignvis import files
 from alignvis.committee import combine
 from alignvis.errors import AlignvisError
 from alignvis.intervals import interval as over_subjects
-from alignvis.reports.entries import Entry, cited, command
-from alignvis.reports.html import Html, code, element, join, paragraph, table
+from alignvis.reports.entries import Entry, anew, cited, command
+from alignvis.reports.html import Html, around, code, element, join, paragraph, table
 from alignvis.reports.numbers import count, interval, mean, percent, plain
 from alignvis.retrieval import ranks
 from alignvis.scoring import read_similarity
 from alignvis.spans import spans
-from alignvis.stats import wilson
 
 Row = dict[str, Any]
-NUMBER = (int, float)
+NUMBER, AVERAGED = (int, float), "best member, seeds averaged"
 MEMBER = {"encoder": str, "features": str, "target": str, "recipe": str, "held_out_mrr": NUMBER}
 SCORED = {"who": str, "n": int, "gallery": int, "ranks": [int]}
 SHAPE: Row = SCORED | {
@@ -29,18 +28,25 @@ SHAPE: Row = SCORED | {
 }  # fmt: skip
 
 
-def read_committees(entries: Sequence[Entry], root: Path) -> tuple[list[tuple[Row, list[Entry]]], list[str]]:
-    """Read ``results/committees.json``: committees with their runs, and sentences on those that are not to be shown."""
+def read_committees(
+    entries: Sequence[Entry], root: Path
+) -> tuple[list[tuple[Row, list[Entry]]], list[str], list[Path]]:
+    """Read ``results/committees.json``.
+
+    Returns:
+        Committees with their runs; sentences on those that are not to be shown; and the file, if it cannot be read.
+    """
     path = root / "results" / "committees.json"
     if not path.is_file():
-        return [], []
-    again = f"make it again with: {command(root, 'eval', '--committee')}"
+        return [], [], []
+    line = command(root, "eval", "--committee")
+    again = f"make it again with: {line}"
     try:
         found = files.read_json(path)
     except AlignvisError as error:
-        return [], [str(error)]
+        return [], [anew(error, line)], [path]
     if not files.fits(found, {"committees": [SHAPE]}):
-        return [], [f"{path} does not hold committees that can be shown; {again}"]
+        return [], [f"{path} does not hold committees that can be shown; {again}"], [path]
     shown, notes = [], []
     for row in found["committees"]:
         runs = _members(row, entries)
@@ -50,7 +56,7 @@ def read_committees(entries: Sequence[Entry], root: Path) -> tuple[list[tuple[Ro
             notes.append(f"a committee of subject {row['subject']} in {path} does not follow from its runs; {again}")
         else:
             shown.append((row, runs))
-    return shown, notes
+    return shown, notes, []
 
 
 def _members(row: Row, entries: Sequence[Entry]) -> list[Entry]:
@@ -75,17 +81,23 @@ def _follows(row: Row, runs: Sequence[Entry]) -> bool:
     except AlignvisError:
         return False
     count_of = len(names or [])
-    placed = ranks(combine(found), torch.arange(count_of)).tolist()
+    seeds, right = len(set(row["seeds"])), torch.arange(count_of)
+    if not seeds or not names:
+        return False
+    placed, averaged = (ranks(combine(some), right).tolist() for some in (found, found[:seeds]))
     sizes = {(one["n"], one["gallery"], len(one["ranks"])) for one in (row, *row["beside"])}
-    stated = {tuple((entry.scores or {})["ranks"]) for entry in runs}
-    single = [one for one in row["beside"] if one["who"] == "best member"]
+    stated = [(entry.scores or {})["ranks"] for entry in runs[:seeds]]
+    kinds = {"best member": stated, AVERAGED: [averaged]}  # the best by itself was taken first, in all its seeds
+    beside: dict[str, list[list[int]]] = {}
+    for one in row["beside"]:
+        beside.setdefault(one["who"], []).append(one["ranks"])
     first = {(entry.scores or {})["images_sha256"] for entry in runs}
     return (
         placed == row["ranks"]
         and sizes == {(count_of, count_of, count_of)}
         and first == {row["images_sha256"]}
-        and bool(single)
-        and all(tuple(one["ranks"]) in stated for one in single)
+        and "best member" in beside
+        and all(kinds.get(who) == places for who, places in beside.items())
     )
 
 
@@ -104,13 +116,19 @@ def committees(found: Sequence[tuple[Row, list[Entry]]], notes: Sequence[str]) -
 
 def _block(block: Sequence[tuple[Row, list[Entry]]]) -> list[Html]:
     first = block[0][0]
+    kinds = [_kinds(row) for row, _ in block]
     lines = []
-    for row, runs in block:
-        lines += [_line(str(row["subject"]), who, some, cited(runs) if who == "committee" else "")
-                  for who, some in _kinds(row).items()]  # fmt: skip
-    if len(block) > 1:
-        lines.append(_line(f"all {len(block)}", "committee", [row for row, _ in block], "", block))
-    head = ("subject", "who", "n", "top-1 (95 % interval)", "top-5", "median rank", "MRR", "runs")
+    for who in dict.fromkeys(who for one in kinds for who in one):
+        # of a single seed its average is that seed, so that each row over subjects is of all of them
+        subjects = [[one | {"images_sha256": row["images_sha256"]} for one in kind.get(who, kind["best member"])]
+                    for kind, (row, _) in zip(kinds, block, strict=True)]  # fmt: skip
+        every = [runs if who == "committee" else runs[: len(set(row["seeds"]))] for row, runs in block]
+        for (row, _), some, of_one in zip(block, subjects, every, strict=True):
+            lines.append(_line(who, str(row["subject"]), [some], of_one))
+        if len(block) > 1:
+            of_all = sorted((run for of_one in every for run in of_one), key=lambda run: run.number)
+            lines.append(_line(who, element("strong", f"all {len(block)}"), subjects, of_all))
+    head = ("who", "subject", "n", "top-1 (95 % interval)", "top-5", "median rank", "MRR", "runs")
     simulated = " (SIMULATED brain)" if first["simulated"] else ""
     title = join(
         element("strong", "Committees."), f" {first['dataset']}{simulated}, {first['n']:,} test responses among "
@@ -120,31 +138,36 @@ def _block(block: Sequence[tuple[Row, list[Entry]]]) -> list[Html]:
     )  # fmt: skip
     place = element("p", "Numbers: ", code("results/committees.json"), ".", attributes={"class": "source"})
     told = [element("li", _told(row)) for row, _ in block]
-    return [table(title, head, lines, names=2), place, element("ul", *told)]
+    return [table(title, head, lines), place, element("ul", *told)]
 
 
 def _kinds(row: Row) -> dict[str, list[Row]]:
+    """A committee and those beside it, by who they are: the best member once a seed."""
     kinds = {"committee": [row]}
     for one in row["beside"]:
         kinds.setdefault(one["who"], []).append(one)
     return kinds
 
 
-def _line(
-    subject: str, who: str, some: Sequence[Row], runs: object, block: Sequence[tuple[Row, list[Entry]]] = ()
-) -> list[object]:
-    """Everything from the ranks, which were proved; seeds, or subjects, are averaged."""
-    n, seeds = some[0]["n"], "" if len(some) == 1 or block else f", mean of {len(some)} seeds"
-    top1 = [mean([float(rank == 1) for rank in one["ranks"]]) for one in some]
-    middle = mean(top1)
-    scored = [[one | {"top1": share}] for one, share in zip(some, top1, strict=True)]
-    ends = over_subjects(scored) if block else wilson(middle or 0.0, n)
-    top5 = mean([mean([float(rank <= 5) for rank in one["ranks"]]) for one in some])
-    middle_rank = mean([_median(one["ranks"]) for one in some])
-    reciprocal = mean([mean([1 / rank for rank in one["ranks"]]) for one in some])
-    around = join(" ", Html("<wbr>"), f"({interval(ends)})") if ends else ""
-    return [subject, f"{who}{seeds}", str(n), join(percent(middle, unit=False), around), percent(top5, unit=False),
-            plain(middle_rank), plain(reciprocal), runs]  # fmt: skip
+def _line(who: str, subject: object, subjects: Sequence[Sequence[Row]], runs: Sequence[Entry]) -> list[object]:
+    """Everything from the ranks, which were proved; seeds are averaged, then subjects."""
+    seeds = sorted({len(some) for some in subjects})
+    told = "" if seeds == [1] else f", mean of {' to '.join(map(str, seeds[:: max(1, len(seeds) - 1)]))} seeds"
+
+    def over(measure: Callable[[Sequence[int]], float | None]) -> float | None:
+        return mean([mean([measure(one["ranks"]) for one in some]) for some in subjects])
+
+    top1, ends = percent(over(lambda places: _among(places, 1)), unit=False), over_subjects(subjects)
+    cells = [
+        around(top1, interval(ends)) if ends else top1,
+        percent(over(lambda places: _among(places, 5)), unit=False),
+    ]
+    cells += [plain(over(_median)), plain(over(lambda places: mean([1 / rank for rank in places])))]
+    return [f"{who}{told}", subject, str(subjects[0][0]["n"]), *cells, cited(runs)]
+
+
+def _among(places: Sequence[int], best: int) -> float | None:
+    return mean([float(rank <= best) for rank in places])
 
 
 def _median(places: Sequence[int]) -> float:

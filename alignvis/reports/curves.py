@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from alignvis.errors import AlignvisError
+from alignvis.figures.pooled import FEWEST
 from alignvis.figures.scores import draw_repetitions, draw_scores
 from alignvis.figures.training import draw_training
 from alignvis.repetitions import read_curve
 from alignvis.reports.drawing import inlined
-from alignvis.reports.entries import Entry, by_encoder, by_kind, cited, command, marked, missing, source
+from alignvis.reports.entries import Entry, by_encoder, by_kind, cited, command, labelled, missing, source
 from alignvis.reports.html import Html, element, join, paragraph, table
 from alignvis.reports.numbers import DASH, count, percent, share
 from alignvis.reports.protocol import named
@@ -112,10 +113,14 @@ def _curve(found: Sequence[tuple[Entry, dict[str, Any]]]) -> list[Html]:
         )
         cells = [share(at[number][0], at[number][1:]) if number in at else DASH for number in counts]
         record = entry.record
-        rows.append(
-            [record["encoder"], marked(entry), str(record["subject"]), str(record["seed"]), *cells, cited([entry])]
-        )
-    head = ("brain encoder", "embedding", "subject", "seed", *(count(number, "repetition") for number in counts), "run")
+        rows.append([labelled(entry), str(record["subject"]), str(record["seed"]), *cells, cited([entry])])
+    head = (
+        "embedding and brain encoder",
+        "subject",
+        "seed",
+        *(count(number, "repetition") for number in counts),
+        "run",
+    )
     draws = max(curve["draws"] for curve in curves)
     title = join(element("strong", "Top-1 by repetitions averaged"), ", per cent, with 95 % Wilson interval over "
         "pictures; "
@@ -129,6 +134,11 @@ def _curve(found: Sequence[tuple[Entry, dict[str, Any]]]) -> list[Html]:
         for entry, curve in found[:MOST]
     )
     caption = "Accuracy against the number of test repetitions averaged."
+    if len({entry.record["subject"] for entry in entries}) >= FEWEST:
+        caption += (
+            " Intervals over subjects are Student's here and not the bootstrap over subjects and pictures of the score "
+            "tables, as curves keep no single pictures."
+        )
     return [inlined(draw_repetitions(curves), "Top-1 by repetitions. "
-                                              f"{told}.", caption), table(title, head, rows, names=2),
+                                              f"{told}.", caption), table(title, head, rows),
             source("repetitions.json", entries)]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignvis import files, store
 from alignvis.errors import AlignvisError
-from alignvis.reports.html import Html, code, element, join, typed
+from alignvis.reports.html import Html, breakable, code, element, join, typed
 from alignvis.runs import named_runs, read_record, read_scores, stated_path
 from alignvis.scoring import proved_similarity
 from alignvis.spans import spans
@@ -143,7 +143,12 @@ def marked(entry: Entry) -> Html:
     kind, mark = ("aligned-mark", "●") if record["aligned"] else ("plain-mark", "○")
     sign = element("span", mark, attributes={"class": kind, "aria-hidden": "true"})
     target = record["recipe"].get("target", "embeddings")
-    return join(sign, "\u00a0", record["features"], "" if target == "embeddings" else f" ({target})")
+    return join(sign, "\u00a0", breakable(record["features"]), "" if target == "embeddings" else f" ({target})")
+
+
+def labelled(entry: Entry) -> Html:
+    """What a row of a table is of: the features of a run, and below them its brain encoder."""
+    return join(marked(entry), " ", element("span", entry.record["encoder"], attributes={"class": "second"}))
 
 
 def source(name: str, entries: Sequence[Entry]) -> Html:
@@ -156,6 +161,12 @@ def command(root: Path, *words: str) -> str:
     """A command as it is typed, each word quoted where a shell would take it apart."""
     where = [] if root == Path(".") else ["--root", str(root)]
     return shlex.join(["alignvis", *where, *words])
+
+
+def anew(what: object, line: str) -> str:
+    """What is wrong with a file, and the command that makes it again."""
+    said = str(what).removesuffix("; restore it or make it again")
+    return f"{said}; make it again with: {line}"
 
 
 def missing(what: object, line: str) -> Html:

@@ -11,6 +11,7 @@ VOID = ("meta", "link", "img", "br", "hr", "col", "wbr")
 # What is not shown as a character, or turns the direction of those that follow: it could make a name look like another.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
+INTERVAL = "95 % interval"  # as headings name it
 OPTION = re.compile("--?[a-z][a-z-]{0,22}")  # of a command; what is longer may not fit a narrow screen
 
 
@@ -54,6 +55,16 @@ def typed(line: str) -> Html:
     return element("code", _whole(line, lambda word: OPTION.fullmatch(word) is not None))
 
 
+def breakable(name: object) -> Html:
+    """A name that may be taken apart after an underscore, and is whole when it is copied."""
+    return join(*str(name).split("_"), between=Html("_<wbr>"))
+
+
+def around(value: object, ends: str) -> Html:
+    """A number of a table with its interval, which is quieter and on a line of its own: "31.0 (22.8 to 40.6)"."""
+    return join(value, " ", element("span", f"({ends})", attributes={"class": "around"}))
+
+
 def listed(items: Sequence[object]) -> Html:
     return element("ul", *(element("li", item) for item in items))
 
@@ -89,8 +100,10 @@ def table(caption: object, head: Sequence[str], rows: Sequence[Sequence[object]]
 
 
 def _heading(title: str) -> Html:
-    """Words of a heading, of which none is taken apart at a hyphen."""
-    return _whole(title, lambda word: "-" in word)
+    """Words of a heading, of which none is taken apart at a hyphen; what is said of intervals as these are shown."""
+    said, found, _ = title.partition(f" ({INTERVAL})")
+    words = _whole(said, lambda word: "-" in word)
+    return around(words, INTERVAL) if found else words
 
 
 def _whole(words: str, chosen: Callable[[str], bool]) -> Html:

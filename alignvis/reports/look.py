@@ -14,7 +14,7 @@ html { -webkit-text-size-adjust: 100%; scroll-padding-top: 1rem; }
 body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: anywhere;
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial,
   sans-serif; }
-.page { max-width: 80rem; margin: 0 auto; padding: 1.25rem 1rem 4rem; }
+.page { max-width: 86rem; margin: 0 auto; padding: 1.25rem 1rem 4rem; }
 main > *, header > * { max-width: 46rem; }
 main section { max-width: none; } main section > * { max-width: 46rem; }
 main section > .wide, main section > figure, main section > h2 { max-width: 100%; }
@@ -57,6 +57,8 @@ th:last-child, td:last-child { padding-right: .2rem; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--soft); vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; } thead .number { white-space: normal; }
 .whole { white-space: nowrap; }
+.around, .second { display: block; font-size: .75rem; color: var(--soft); font-weight: 400; }
+.around { white-space: nowrap; } .second { min-width: 8rem; }
 .name { min-width: 5rem; max-width: 26rem; } .name + .name { min-width: 8.5rem; }
 tbody code { overflow-wrap: anywhere; }
 tbody tr:hover { background: var(--fill); }
@@ -70,9 +72,14 @@ figure { margin: 1.4rem 0; } figcaption { margin-top: .5rem; max-width: 46rem; }
 .card img { display: block; width: 100%; max-width: 60rem; height: auto; min-width: 34rem; margin: 0 auto; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; color: var(--soft);
   font-size: .875rem; }
-@media (max-width: 36rem) { dl > div { grid-template-columns: 1fr; } }
+@media (max-width: 36rem) { dl > div { grid-template-columns: 1fr; }
+  th, td { padding-right: .45rem; } thead th { font-size: .8rem; } thead .around { white-space: normal; }
+  .name:first-child { position: sticky; left: 0; z-index: 1; min-width: 7.5rem; max-width: 9rem;
+  overflow-wrap: anywhere; background: var(--paper); } .second { min-width: 7rem; }
+  tr:hover .name:first-child { background: var(--fill); }
+  figcaption::after { content: " (The figure is wider than this screen and scrolls sideways.)"; } }
 @media (min-width: 76rem) { .name { overflow-wrap: anywhere; } thead .name { overflow-wrap: normal; }
-  .page { display: grid; grid-template-columns: 12.5rem minmax(0, 1fr); column-gap: 3rem; }
+  .page { display: grid; grid-template-columns: 10.5rem minmax(0, 1fr); column-gap: 2rem; }
   header, main, footer { grid-column: 2; } nav { grid-column: 1; grid-row: 1 / span 3; position: sticky; top: 1.25rem;
   align-self: start; max-height: calc(100vh - 2.5rem); overflow-y: auto; margin: 0; } }
 """
@@ -91,7 +98,7 @@ PRINT = """
   table { font-size: 7.5pt; width: 100%; } .number { white-space: normal; } thead { display: table-header-group; }
   .name, .name + .name { min-width: 2cm; overflow-wrap: anywhere; }
   thead .name { overflow-wrap: normal; } thead .number { min-width: 0; }
-  th, td { padding-right: .5rem; } a { text-decoration: none; }
+  .around, .second { font-size: 6.5pt; min-width: 0; } th, td { padding-right: .4rem; } a { text-decoration: none; }
 }
 """
 STYLE = COLOURS + PAGE + PARTS + PRINT

@@ -12,8 +12,8 @@ from alignvis.errors import AlignvisError
 from alignvis.figures.comparison import draw_comparison
 from alignvis.reports.differences import few, tested
 from alignvis.reports.drawing import inlined
-from alignvis.reports.entries import Entry, command
-from alignvis.reports.html import Html, code, element, join, paragraph, table
+from alignvis.reports.entries import Entry, anew, command
+from alignvis.reports.html import Html, around, code, element, join, paragraph, table
 from alignvis.reports.numbers import DASH, count, mean, number, pair
 
 Row = dict[str, Any]
@@ -35,25 +35,27 @@ WILCOXON = TESTED | {"smallest_p": MAYBE}
 SIDES = ("first", "second")
 
 
-def read_named(entries: Sequence[Entry], root: Path, twins: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def read_named(entries: Sequence[Entry], root: Path, twins: Sequence[Row]) -> tuple[list[Row], list[str], list[Path]]:
     """Read ``results/compare.json``.
 
     Args:
         twins: comparisons that the page shows already.
 
     Returns:
-        Its other comparisons, as far as they are of runs of the page, as these are now; and sentences on the rest.
+        Its other comparisons, as far as they are of runs of the page, as these are now; sentences on the rest;
+        and the file, if something in it cannot be read.
     """
     path = root / "results" / "compare.json"
     if not path.is_file():
-        return [], []
-    again = "make it again with: alignvis compare --overwrite"
+        return [], [], []
+    line = command(root, "compare", "--overwrite")
+    again = f"make it again with: {line}"
     try:
         found = files.read_json(path)
     except AlignvisError as error:
-        return [], [str(error)]
+        return [], [anew(error, line)], [path]
     if not files.fits(found, {"comparisons": [dict]}):
-        return [], [f"{path} does not hold comparisons that can be shown; {again}"]
+        return [], [f"{path} does not hold comparisons that can be shown; {again}"], [path]
     shown, spoiled, elsewhere = [], 0, 0
     there = {_runs(row) for row in twins if row["metric"] == "top1"}
     for row in found["comparisons"]:
@@ -71,7 +73,7 @@ def read_named(entries: Sequence[Entry], root: Path, twins: Sequence[Row]) -> tu
             f"{count(elsewhere, 'comparison')} in {path} {_were(elsewhere)} left out: not of runs on this page as they "
             f"are scored now; {again}"
         )
-    return shown, notes
+    return shown, notes, [path] * (spoiled > 0)
 
 
 def _were(number_of: int) -> str:
@@ -149,7 +151,7 @@ def _of_metric(rows: Sequence[Row]) -> list[Html]:
         return f"{shown(interval[0], sign)} to {shown(interval[1], sign)}"
 
     def side(one: Row) -> Html:
-        return join(shown(one["mean"], False), " ", Html("<wbr>"), f"({ends(one['interval'], False)})")
+        return around(shown(one["mean"], False), ends(one["interval"], False))
 
     lines = [
         [
@@ -158,7 +160,7 @@ def _of_metric(rows: Sequence[Row]) -> list[Html]:
             str(row["n_images"]),
             side(row["first"]),
             side(row["second"]),
-            join(element("strong", shown(row["difference"])), " ", Html("<wbr>"), f"({ends(row['interval'])})"),
+            around(element("strong", shown(row["difference"])), ends(row["interval"])),
             DASH if number(row["seeds_sd"]) is None else f"± {scale * row['seeds_sd']:.{digits}f}",
         ]
         for row in rows

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
+from alignvis.reports.html import Html, around, text
+
 DASH = "–"
 
 
@@ -43,9 +45,10 @@ def interval(value: Any) -> str:
     return DASH if ends is None else f"{_minus(100 * ends[0])} to {_minus(100 * ends[1])}"
 
 
-def share(value: Any, ends: Any) -> str:
-    """A share with its interval: "31.0 (22.8 to 40.6)"."""
-    return percent(value, unit=False) + (f" ({interval(ends)})" if pair(ends) else "")
+def share(value: Any, ends: Any) -> Html:
+    """A share with its interval, in a table: "31.0 (22.8 to 40.6)"."""
+    shown = percent(value, unit=False)
+    return around(shown, interval(ends)) if pair(ends) else text(shown)
 
 
 def points(value: Any) -> str:

@@ -16,6 +16,7 @@ from alignvis.reports.entries import Entry, command
 from alignvis.reports.html import Html, code, commands, element, join, paragraph, table
 from alignvis.reports.named import command_of
 from alignvis.reports.numbers import DASH, number, plain
+from alignvis.reports.preparing import extracted, prepared
 from alignvis.reports.protocol import changed
 from alignvis.runs import inputs_of
 from alignvis.spans import spans
@@ -51,6 +52,12 @@ def reproduce(
         parts.append(paragraph(
             f"{names} is no recipe of the command line: these runs were trained in Python, by alignvis.train with the "
             "entries below.", kind="note"))  # fmt: skip
+    elsewhere = dict.fromkeys(entry.record["features"] for entry in entries if extracted(entry, root) is None)
+    if elsewhere:
+        parts.append(paragraph(
+            f"{', '.join(elsewhere)}: no image encoder of the catalogue. The table"
+            f"{'s were' if len(elsewhere) > 1 else ' was'} made elsewhere and written by alignvis.write_features, in "
+            "Python; no command makes it again, and its sha256 below says which it was.", kind="note"))  # fmt: skip
     unasked = [name for name, line in again.items() if line is None]
     if unasked:
         parts.append(paragraph(
@@ -67,8 +74,8 @@ def reproduce(
 
 
 def _commands(entries: Sequence[Entry], root: Path, made: Sequence[str]) -> list[str]:
-    lines = [*dict.fromkeys(line for entry in entries for line in (_prepare(entry, root), _extract(entry, root)))]
-    lines.sort(key=lambda line: " extract " in line)
+    lines = list(dict.fromkeys(prepared(entry, root) for entry in entries))
+    lines += dict.fromkeys(line for entry in entries if (line := extracted(entry, root)))
     lines += _train(entries, root)
     names = [entry.name for entry in entries]
     lines.append(command(root, "eval", *names))
@@ -101,45 +108,6 @@ def _beside(entries: Sequence[Entry], root: Path) -> list[str]:
             words += [option, f"{value:g}"] if value not in (None, usual) else []
         lines.append(command(root, "explain", *words, *names))
     return lines
-
-
-def _prepare(entry: Entry, root: Path) -> str:
-    """The command that made a responses table; the folder that it read is not known any more."""
-    record, header = entry.record, entry.responses or {}
-    asked = header.get("asked")
-    asked = asked if isinstance(asked, dict) else {}
-    kind = record["dataset"].removesuffix("-simulated")
-    subject = spans([*record["trained_on"], record["subject"]])
-    if "imported" in header:
-        return command(root, "import", "FILES")
-    if kind not in ("things-eeg2", "things-meg", "nsd"):
-        words = ["prepare", "mne", "--dataset", record["dataset"], "--subject", str(record["subject"])]
-        raws, events = asked.get("recordings"), asked.get("events")
-        for raw, table_of in zip(raws, events, strict=False) if raws and events else [("RECORDING", "EVENTS")]:
-            words += ["--raw", str(raw), "--events", str(table_of).partition(" (")[0]]
-    else:
-        words = ["prepare", kind, "--raw", "RAW", "--subject", subject]
-    if asked.get("channels") not in (None, "all", list(record["channels"])):
-        words += ["--channels", str(asked["channels"])]
-    return command(root, *words)
-
-
-def _extract(entry: Entry, root: Path) -> str:
-    header = entry.features or {}
-    if "imported" in header:
-        return command(root, "import", "FILES", "--encoder", entry.record["features"])
-    words = ["extract", "--encoder", entry.record["features"]]
-    if header.get("image_set"):
-        place = root / "images" / str(header["image_set"])
-        brick = place.with_name(f"{place.name}.hdf5")  # NSD has all pictures in one file
-        words[1:1] = ["--images", str(brick if brick.is_file() and not place.exists() else place)]
-    if header.get("layers"):
-        words += ["--layers", ",".join(map(str, header["layers"]))]
-    if header.get("blur"):
-        words += ["--blur", ",".join(map(str, header["blur"]))]
-    if header.get("precision") not in (None, "fp32"):
-        words += ["--precision", str(header["precision"])]
-    return command(root, *words)
 
 
 def _train(entries: Sequence[Entry], root: Path) -> list[str]:
@@ -245,7 +213,10 @@ def _tables(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Html
     rows += [[code(path), element("code", digest), ", ".join(names)] for (path, digest), names in others.items()]
     caption = join(element("strong", "Tables."), " sha256 of the whole file, as stated by the records",
                    " and results." if others else ".")  # fmt: skip
-    return [element("h3", "Tables"), table(caption, ("table", "sha256", "runs"), rows, names=3 if others else 2)]
+    return [
+        element("h3", "Tables"),
+        table(caption, ("table", "sha256", "runs or results" if others else "runs"), rows, names=3 if others else 2),
+    ]
 
 
 def _versions(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Html]:
@@ -266,7 +237,8 @@ def _versions(entries: Sequence[Entry], analysed: Sequence[Analysis]) -> list[Ht
                    ", and the results made." if analysed else ".")  # fmt: skip
     seconds = [number(entry.record["seconds"]) for entry in entries]
     total = sum(value for value in seconds if value is not None)
-    return [element("h3", "Versions and time"), table(caption, ("runs", *known), lines, names=1),
+    head = ("runs or results" if analysed else "runs", *known)
+    return [element("h3", "Versions and time"), table(caption, head, lines, names=1),
             paragraph(f"Training took {total:,.0f} s in all (seconds of runs that were trained together overlap).",
                       kind="note")]  # fmt: skip
 

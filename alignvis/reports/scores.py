@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from alignvis.intervals import interval
-from alignvis.reports.entries import Entry, by_encoder, cited, command, marked, missing, source
-from alignvis.reports.html import Html, element, join, paragraph, table
+from alignvis.reports.entries import Entry, by_encoder, cited, command, labelled, missing, source
+from alignvis.reports.html import Html, around, element, join, paragraph, table
 from alignvis.reports.numbers import DASH, count, mean, number, percent, plain
 from alignvis.reports.numbers import interval as shown
 from alignvis.reports.protocol import averaged, named
 from alignvis.retrieval import TOP
 from alignvis.scoring import gives_same_answer
 
-HEAD = ("brain encoder", "embedding", "subject", "seeds")
+HEAD = ("embedding and brain encoder", "subject", "seeds")
 Find = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -232,18 +232,18 @@ def _table(caption: Html, entries: Sequence[Entry], columns: Sequence[Column], c
     kept = [value for column, value in zip(columns, chance, strict=True) if column in shown]
     rows: list[list[object]] = []
     for runs in by_encoder(entries).values():
-        label = [runs[0].record["encoder"], marked(runs[0])]
+        label = labelled(runs[0])
         subjects: dict[int, list[Entry]] = {}
         for run in sorted(runs, key=lambda run: (run.record["subject"], run.record["seed"])):
             subjects.setdefault(run.record["subject"], []).append(run)
         for subject, of_one in subjects.items():
             cells = [_over_seeds(column, of_one) for column in shown]
-            rows.append([*label, str(subject), str(len(of_one)), *cells, cited(of_one)])
+            rows.append([label, str(subject), str(len(of_one)), *cells, cited(of_one)])
         if len(subjects) > 1:
             cells = [_over_subjects(column, list(subjects.values())) for column in shown]
-            rows.append([*label, element("strong", f"all {len(subjects)}"), "", *cells, cited(runs)])
-    rows.append([element("em", "chance"), "", "", "", *kept, ""])
-    return table(caption, [*HEAD, *(column.title for column in shown), "runs"], rows, names=2)
+            rows.append([label, element("strong", f"all {len(subjects)}"), "", *cells, cited(runs)])
+    rows.append([element("em", "chance"), "", "", *kept, ""])
+    return table(caption, [*HEAD, *(column.title for column in shown), "runs"], rows)
 
 
 def _value(column: Column, entry: Entry) -> float | None:
@@ -255,31 +255,32 @@ def _over_seeds(column: Column, entries: Sequence[Entry]) -> str | Html:
     middle = mean(values)
     if middle is None:
         return DASH
-    spread = ""
+    said = join(_form(column, middle))
     if column.share and len(values) > 1:
-        spread = join(" ", Html("<wbr>"), f"± {100 * np.std(values, ddof=1):.1f}")
-    return join(_form(column, middle), spread, _around(column, [entries]))
+        spread = f"± {100 * np.std(values, ddof=1):.1f}"
+        said = join(said, " ", Html("<wbr>"), element("span", spread, attributes={"class": "whole"}))
+    return _around(said, column, [entries])
 
 
 def _over_subjects(column: Column, subjects: Sequence[Sequence[Entry]]) -> str | Html:
     middle = mean([mean([_value(column, entry) for entry in entries]) for entries in subjects])
-    return DASH if middle is None else join(_form(column, middle), _around(column, subjects))
+    return DASH if middle is None else _around(_form(column, middle), column, subjects)
 
 
 def _form(column: Column, value: float) -> str:
     return percent(value, unit=False) if column.share else plain(value)
 
 
-def _around(column: Column, subjects: Sequence[Sequence[Entry]]) -> Html:
-    """The interval of a cell, on a line of its own where there is little room; nothing where ranks do not tell it."""
+def _around(said: object, column: Column, subjects: Sequence[Sequence[Entry]]) -> Html:
+    """What a cell says with its interval, where ranks tell it."""
     parts = [[column.of(entry.scores or {}) for entry in entries] for entries in subjects]
     if column.measure is None or not all("ranks" in part for seeds in parts for part in seeds):
-        return join("")
+        return join(said)
     about = [
         [(entry.scores or {}) | part for entry, part in zip(entries, seeds, strict=True)]
         for entries, seeds in zip(subjects, parts, strict=True)
     ]
     ends = interval(about, column.measure)
     if ends is None:
-        return join("")
-    return join(" ", Html("<wbr>"), f"({shown(ends) if column.share else ' to '.join(map(plain, ends))})")
+        return join(said)
+    return around(said, shown(ends) if column.share else " to ".join(map(plain, ends)))

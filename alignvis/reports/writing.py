@@ -49,7 +49,8 @@ def write_report(
         progress: counts the page's parts.
 
     Returns:
-        "report" (path), "runs" (how many), "scored" (how many of them), "bytes".
+        "report" (path), "runs" (how many), "scored" (how many of them), "bytes", and "unread": the files in
+        ``results/`` of which something could not be read, as the page says too.
 
     Raises:
         AlignvisError: when there are no runs, one that was named is no run, or the file is there already.
@@ -61,7 +62,7 @@ def write_report(
         raise AlignvisError(f"{out} is no name for a page; let it end in .html")
     entries = read_entries(root, [Path(run) for run in runs])
     sections = []
-    made = _sections(entries, root)
+    made, unread = _sections(entries, root)
     for done, (name, heading, make) in enumerate(made, start=1):
         parts = make()
         if parts:
@@ -83,17 +84,18 @@ def write_report(
         "runs": len(entries),
         "scored": sum(entry.scores is not None for entry in entries),
         "bytes": out.stat().st_size,
+        "unread": [str(path) for path in unread],
     }
 
 
-def _sections(entries: list[Entry], root: Path) -> list[tuple[str, str, Callable[[], list[Html]]]]:
-    """Name, heading and maker of every part, in order; one that comes out empty is left out."""
+def _sections(entries: list[Entry], root: Path) -> tuple[list[tuple[str, str, Callable[[], list[Html]]]], list[Path]]:
+    """Name, heading and maker of every part, in order, of which an empty one is left out; and files not to be read."""
     kinds = by_kind(entries)
     rows, notes = compared(entries, root)
-    named_rows, left_out = read_named(entries, root, rows)
-    together, unproved = read_committees(entries, root)
-    analysed, unread = read_analyses(entries, root)
-    return [
+    named_rows, left_out, no_comparisons = read_named(entries, root, rows)
+    together, unproved, no_committees = read_committees(entries, root)
+    analysed, bad, no_results = read_analyses(entries, root)
+    parts = [
         ("answer", "The answer", lambda: _answer(kinds, rows)),
         ("protocol", "The protocol", lambda: protocol(kinds)),
         ("scores", "Scores", lambda: _scores(entries, kinds, root, together, unproved)),
@@ -103,13 +105,14 @@ def _sections(entries: list[Entry], root: Path) -> list[tuple[str, str, Callable
         ("training", "Training", lambda: training(entries)),
         ("maps", "When, where and in which band", lambda: explanations(entries, root)),
         ("pictures", "What pictures were taken for", lambda: retrieved(entries, root)),
-        ("analyses", "Without a decoder", lambda: analyses(entries, root, analysed, unread)),
+        ("analyses", "Without a decoder", lambda: analyses(entries, root, analysed, bad)),
         (
             "reproduce",
             "How to reproduce it",
             lambda: reproduce(entries, root, rows, named_rows, bool(together), analysed),
         ),
     ]
+    return parts, [*no_comparisons, *no_committees, *no_results]
 
 
 def _scores(
