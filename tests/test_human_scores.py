@@ -62,6 +62,7 @@ def write_run(root: Path, name: str, top1: float | None, *, features: str = PLAI
         "ranks": [1] * changes.get("n", 200),
         "n_way": {},
         "n_way_interval": {},
+        "galleries": "test images",
     }
     score |= {**{key: rest[key] for key in ("mrr", "pairwise")}, "mrr_chance": 0.03, "pairwise_chance": 0.5}
     score |= {"image_to_brain": rest, "transductive": {"csls": {"top1": 0.0, "top5": 0.0}, "one_to_one": None}}
