@@ -201,3 +201,19 @@ def test_curves_name_the_seeds_of_runs_and_not_of_draws(root):
     (curve,) = [words for words in figures if "random choices" in words]
     assert record["seed"] == 0 and re.search(r"seeds\s+0, 7", re.sub(r"<[^>]*>|\s+", " ", curve))
     assert " eval --curve --draws 2 " in page.text
+
+
+def test_a_curve_over_subjects_says_why_its_interval_is_not_that_of_the_scores(root):
+    """Of three subjects a figure has an interval over them, of two none."""
+    measure_curve(root / "runs/sub-02_human", draws=2)
+    shutil.copytree(root / "runs/sub-02_human", root / "runs/sub-03_human")
+    for name in ("record.json", "scores.json"):
+        path = root / "runs/sub-03_human" / name
+        files.write_json(path, json.loads(path.read_text()) | {"subject": 3, "trained_on": [3]})
+    curve = json.loads((root / "runs/sub-02_human/repetitions.json").read_text())
+    files.write_json(root / "runs/sub-03_human/repetitions.json", curve | {"subject": 3})
+    measure_curve(root / "runs/sub-01_human", draws=2)
+    why = "Student's here and not the bootstrap over subjects and pictures of the score tables, as curves keep no"
+    assert why not in written(root, ["sub-01_human", "sub-02_human"]).text
+    page = written(root, ["sub-01_human", "sub-02_human", "sub-03_human"])
+    assert why in page.text and [row["subject"] for row in page.table("1 repetition")] == ["1", "2", "3"]
