@@ -223,6 +223,9 @@ def test_it_prints_whole(browser, address, tmp_path):
     browser.value(LONG)
     cut = "Array.from(document.querySelectorAll('table')).filter(one => one.getBoundingClientRect().right > 680.5)"
     assert browser.value(f"{cut}.map(one => one.innerText.slice(0, 200))") == []
+    lines = browser.value("""Array.from(document.querySelectorAll('td .around')).map(
+        one => one.getBoundingClientRect().height / parseFloat(getComputedStyle(one).lineHeight))""")
+    assert len(lines) > 60 and max(lines) < 1.5  # no number of an interval is taken apart
     browser.ask("Emulation.setEmulatedMedia", media="", features=[])
     (tmp_path / "page.pdf").write_bytes(browser.pdf())
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "page.pdf").stat().st_size > 20_000
