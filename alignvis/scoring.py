@@ -272,12 +272,7 @@ def score_all(
     for done, run in enumerate(chosen, start=1):
         try:
             score = {"run": str(run), **_score(run, overwrite, device, notes)}
-            first = asked.setdefault(tuple(str(score[key]) for key in ONE), run)
-            if first is not run:
-                raise AlignvisError(
-                    f"{first} and {run} are of the same subject, seed and recipe, so which one counts is not clear "
-                    "and the first was taken; move one away, or name the runs to be scored"
-                )
+            refuse_twice(run, score, asked)
             scores.append(score)
         except AlignvisError as error:
             broken(error)
@@ -285,6 +280,16 @@ def score_all(
     for sentence in notes.sentences():
         say(sentence)
     return scores
+
+
+def refuse_twice(run: Path, score: dict[str, Any], asked: dict[tuple[str, ...], Path]) -> None:
+    """Raise AlignvisError when one of the runs asked before, which are kept in ``asked``, answers the same question."""
+    first = asked.setdefault(tuple(str(score[key]) for key in ONE), run)
+    if first is not run:
+        raise AlignvisError(
+            f"{first} and {run} are of the same subject, seed and recipe, so which one counts is not clear; move one "
+            "away, or name the runs that are meant"
+        )
 
 
 def _chosen(root: Path, words: Sequence[Path], broken: Callable[[AlignvisError], None]) -> Iterable[Path]:

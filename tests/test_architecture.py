@@ -24,7 +24,7 @@ LEVELS = {
     "paired": 1, "transductive": 2, "intervals": 2, "reliability": 1,
     "exchange": 3, "training": 3, "plans": 3, "finding": 3, "runs": 3, "table": 3, "listing": 3,
     "unfinished": 4, "asking": 4, "twins": 4, "contents": 4, "human_scores": 4, "representations": 4,
-    "check": 5, "repetitions": 5, "scoring": 6, "train_runs": 5,
+    "check": 7, "repetitions": 5, "scoring": 6, "train_runs": 5,
     "grid": 6, "searching": 6,
     "committee": 7, "comparing": 7, "explanations": 7, "showing": 7,
     "figures": 8,

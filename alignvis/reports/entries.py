@@ -11,7 +11,7 @@ from alignvis import files, store
 from alignvis.errors import AlignvisError
 from alignvis.reports.html import Html, breakable, code, element, join, typed
 from alignvis.runs import named_runs, read_record, read_scores, stated_path
-from alignvis.scoring import proved_similarity
+from alignvis.scoring import proved_similarity, refuse_twice
 from alignvis.spans import spans
 
 # What must be equal for two runs to stand in one table: like is compared with like.
@@ -74,12 +74,12 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
         runs: folders, names, patterns or parts of names, as `runs.named_runs` has them; none means all.
 
     Raises:
-        AlignvisError: when there are none, or one that was named is no run.
+        AlignvisError: when there are none, one that was named is no run, or two answer the same question.
     """
     chosen = named_runs(root, runs)
     if not chosen:
         raise AlignvisError(f"there are no runs in {root / 'runs'}; make one with: alignvis train --subject 1")
-    entries = []
+    entries, asked = [], {}
     for number, run in enumerate(chosen, start=1):
         record = read_record(run)
         scores, lacking = None, ""
@@ -92,6 +92,8 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
                 lacking = str(error)
         else:
             lacking = "it has no scores yet"
+        if scores:
+            refuse_twice(run, scores, asked)
         entries.append(Entry(number, run, record, scores, lacking))
     return entries
 

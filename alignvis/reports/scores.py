@@ -13,7 +13,7 @@ from alignvis.reports.html import Html, around, element, join, paragraph, table
 from alignvis.reports.numbers import DASH, count, mean, number, percent, plain
 from alignvis.reports.numbers import interval as shown
 from alignvis.reports.protocol import averaged, named
-from alignvis.retrieval import TOP
+from alignvis.retrieval import TOP, chances
 from alignvis.scoring import gives_same_answer
 
 HEAD = ("embedding and brain encoder", "subject", "seeds")
@@ -48,8 +48,8 @@ def tables(kinds: Sequence[Sequence[Entry]], root: Path) -> list[Html]:
     parts = [
         paragraph("All shares are per cent. ", Html("● aligned to human similarity judgements, ○ not aligned. "),
                   "In brackets: 95 % intervals. Rows of one subject: mean over seeds ± SD over seeds; interval over "
-                  "test pictures, of shares among the best k Wilson's, of other means Student's, of medians by order "
-                  "statistics. Rows of all subjects: mean over subjects; interval by bootstrap over subjects and "
+                  "test pictures, of shares among the best k Wilson's, of other means by their variance, of medians by "
+                  "order statistics. Rows of all subjects: mean over subjects; interval by bootstrap over subjects and "
                   "pictures, which is too short for fewer than five subjects. MRR: mean of one over the rank. Numbers "
                   "in square brackets are the runs, listed at the end.", kind="note"),
     ]  # fmt: skip
@@ -219,9 +219,9 @@ def _chance(gallery: float | None) -> list[str]:
     """What guessing gives, in the order of the usual columns."""
     if not gallery:
         return [DASH] * 7
-    tops = [percent(min(k, gallery) / gallery, unit=False) for k in (1, 3, 5, 10)]
-    reciprocal = float(np.mean(1 / np.arange(1, int(gallery) + 1))) if gallery < 1e7 else None
-    return [*tops, "50.0", plain((gallery + 1) / 2), plain(reciprocal)]
+    known = chances(int(gallery))
+    shares = [percent(known[key], unit=False) for key in (*(f"top{k}" for k in TOP), "pairwise")]
+    return [*shares, plain(known["median_rank"]), plain(known["mrr"])]
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
