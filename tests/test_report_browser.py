@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from alignvis.reports.writing import write_report
+from tests.answers import copied
 from tests.browser import Browser, find
 from tests.reported import analysed, twins
 
@@ -25,7 +26,7 @@ def address(tmp_path_factory) -> str:
     root = twins(tmp_path_factory.mktemp("root"))
     for command in ("rsa", "encode"):
         analysed(root, command, "--subject", "1-2", "--window", "0:0.1")
-    shutil.copytree(root / "runs/sub-01_human", root / f"runs/{'a-long-name-without-a-space' * 7}")
+    copied(root / "runs/sub-01_human", root / f"runs/{'a-long-name-without-a-space' * 7}", seed=5)
     write_report(root, [], root / "report.html", title="Which picture was it, <b>really</b>?")
     return (root / "report.html").as_uri()
 

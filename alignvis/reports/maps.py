@@ -10,8 +10,8 @@ from alignvis.explanations.explain import read_explanation
 from alignvis.figures.maps import draw_explanation
 from alignvis.figures.retrievals import draw_retrievals
 from alignvis.reports.drawing import inlined
-from alignvis.reports.entries import Entry, cited, command, marked, missing, source
-from alignvis.reports.html import Html, element, join, paragraph, table
+from alignvis.reports.entries import Entry, cited, command, labelled, missing, source
+from alignvis.reports.html import Html, around, element, join, paragraph, table
 from alignvis.reports.numbers import DASH, count, interval, number, numbers, percent, plain
 from alignvis.showing import image_folder, looking, show
 from alignvis.twins import by_kind, twin_run
@@ -55,10 +55,8 @@ def explanations(entries: Sequence[Entry], root: Path) -> list[Html]:
 
 
 def _told(found: dict[str, Any]) -> str:
-    lost = found["occlusion"]
-    windows, regions = _lost(lost["windows"], _ms, " points"), _lost(lost["regions"], _name, " points")
-    said = [f"lost by a window: {windows}", f"lost by a region: {regions}"]
-    said = [words for words in said if not words.endswith(DASH)]
+    parts = (("window", _ms, found["occlusion"]["windows"]), ("region", _name, found["occlusion"]["regions"]))
+    said = [f"lost by a {part}: {_said(rows, what)}" for part, what, rows in parts if rows]
     early = number((found["gradcam"] or {}).get("before_300ms"))
     if early is not None:
         said.append(f"Grad-CAM before 300 ms {percent(early)}")
@@ -68,44 +66,52 @@ def _told(found: dict[str, Any]) -> str:
 def _table(these: Sequence[tuple[Entry, dict[str, Any]]]) -> Html:
     rows: list[list[object]] = []
     for entry, found in these:
-        kept = most_kept(found["kept"])
         gradcam = found["gradcam"] or {}
         random = numbers(found["randomised"].get("correlation"))
         rows.append([
-            entry.record["encoder"], marked(entry), str(entry.record["subject"]),
+            labelled(entry), str(entry.record["subject"]),
             _lost(found["occlusion"]["windows"], _ms), _lost(found["occlusion"]["regions"], _name),
-            f"{_with(kept['top1'], kept['top1_interval'])} with {_ms(kept)}" if kept else DASH,
+            _kept(kept) if (kept := most_kept(found["kept"])) else DASH,
             percent(gradcam.get("before_300ms"), unit=False),
             plain(sum(random) / len(random), 2) if random else DASH, cited([entry]),
         ])  # fmt: skip
-    head = ("brain encoder", "embedding", "subject", "most lost by a window, points of top-1", "most lost by a region",
+    head = ("embedding and brain encoder", "subject", "most lost by a window, points of top-1", "most lost by a region",
             "most kept by one window, %", "Grad-CAM before 300 ms, %", "correlation with maps of random weights",
             "run")  # fmt: skip
     title = join(element("strong", "Explanations in numbers."), " In brackets 95 % intervals over pictures, which take "
                  "no account of choosing the largest of several. The last but one column should be low: a map that "
                  "random weights give too says nothing about what was learned.")  # fmt: skip
-    return table(title, head, rows, names=2)
+    return table(title, head, rows, names=1)
+
+
+def _kept(row: dict[str, Any]) -> Html:
+    return join(around(percent(row["top1"], unit=False), interval(row["top1_interval"])), f" with {_ms(row)}")
 
 
 def _ms(row: dict[str, Any]) -> str:
     return f"{1000 * row['start']:.0f}–{1000 * row['end']:.0f} ms"
 
 
-def _with(value: float, ends: Sequence[float]) -> str:
-    """In per cent, with its interval."""
-    return f"{percent(value, unit=False)} ({interval(ends)})"
-
-
 def _name(row: dict[str, Any]) -> str:
     return row["name"]
 
 
-def _lost(rows: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], str], unit: str = "") -> str:
-    """What is lost without the part that most is lost without."""
+def _lost(rows: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], str]) -> Html:
+    """What is lost without the part that most is lost without, with its interval."""
     worst = most_lost(rows)
     if worst is None:
-        return "nothing" if rows else DASH
-    return f"{_with(worst['drop'], worst['drop_interval'])}{unit} without {what(worst)}"
+        return join("nothing" if rows else DASH)
+    lost = around(percent(worst["drop"], unit=False), interval(worst["drop_interval"]))
+    return join(lost, f" without {what(worst)}")
+
+
+def _said(rows: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], str]) -> str:
+    """The same in plain words."""
+    worst = most_lost(rows)
+    if worst is None:
+        return "nothing"
+    ends = interval(worst["drop_interval"])
+    return f"{percent(worst['drop'], unit=False)} ({ends}) points without {what(worst)}"
 
 
 def retrieved(entries: Sequence[Entry], root: Path) -> list[Html]:
