@@ -6,6 +6,7 @@ from importlib import metadata
 
 import numpy as np
 import pytest
+from scipy.stats import pearsonr
 
 from alignvis import store
 from alignvis.errors import AlignvisError
@@ -163,6 +164,22 @@ def test_maps_are_the_correlations_of_channels_and_times(tiny, encoded):
     assert best["channel"] == tables.CHANNELS[channel] and best["time"] == result["times"][sample]
     assert np.isclose(best["r"], maps["sub-01.lowlevel.r"].max(), atol=1e-5)
     assert np.isclose(best["ceiling"], maps["sub-01.ceiling"][channel, sample], atol=1e-5)
+
+
+def test_the_ceiling_over_time_is_of_the_mean_over_channels(tiny, encoded):
+    """The mean of channels' ceilings, which are never below 0, would lie above 0 where there is nothing to explain."""
+    result, maps = encoded
+    opened, expected = study.open_study(tiny, [1, 2]), []
+    for place in (0, 1):
+        halves = study.halved_responses(opened, place, encoding_analysis.HALVINGS, result["seed"])
+        r = [[pearsonr(one[:, c, t], other[:, c, t]).statistic for c in range(3) for t in range(12)]
+             for one, other in halves]  # fmt: skip
+        expected.append(
+            study.ceilings_of(np.reshape(r, (-1, 3, 12)).mean(axis=(0, 1)), opened.responses[place].test.shape[1])
+        )
+    assert np.allclose(result["ceiling"], np.mean(expected, axis=0), atol=1e-4)
+    of_channels = np.mean([maps[f"sub-0{subject}.ceiling"].mean(axis=0) for subject in (1, 2)], axis=0)
+    assert (np.mean(expected, axis=0) < of_channels - 0.01).any()  # in some sample without a signal
 
 
 def test_blocks_of_targets_change_nothing(tiny, encoded, monkeypatch):

@@ -72,12 +72,15 @@ def encode(
     """
     measured, ceilings, maps = [], [], {}
     for place, subject in enumerate(study.subjects):
-        values, ceiling = _measured(study, place, seed, progress)
+        values, halves = _measured(study, place, seed, progress)
+        repetitions = study.responses[place].test.shape[1]
+        ceiling = None if halves is None else ceilings_of(halves, repetitions)
         measured.append((values, ceiling))
-        shape = _shape(study, place)
-        if ceiling is not None:
-            maps[f"sub-{subject:02d}.ceiling"] = ceiling.reshape(shape).astype(np.float32)
-            ceilings.append(_curve(study, place, ceiling))
+        if halves is not None and ceiling is not None:
+            maps[f"sub-{subject:02d}.ceiling"] = ceiling.reshape(_shape(study, place)).astype(np.float32)
+            # of the mean, and not the mean of ceilings: these are never below 0, and where nothing is reliable so is
+            # their mean above it; by the root's and the formula's curvature it is as high or higher
+            ceilings.append(ceilings_of(_curve(study, place, halves), repetitions))
     ceiling = np.mean(ceilings, axis=0) if len(ceilings) == len(study.subjects) else None
     rows, curves = [], []
     for table in study.features:
@@ -114,7 +117,7 @@ def _shape(study: Study, place: int) -> tuple[int, int]:
 
 
 def _measured(study: Study, place: int, seed: int, progress: Progress) -> Measured:
-    """Mean test responses, (images, targets), and the noise ceiling of each target by halves of the repetitions."""
+    """Mean test responses, (images, targets), and how halves of the repetitions correlate in each target."""
     means = mean_responses(study, place, progress)
     rsa.enough_images(len(means))
     halves = halved_responses(study, place, HALVINGS, seed, progress)
@@ -122,8 +125,7 @@ def _measured(study: Study, place: int, seed: int, progress: Progress) -> Measur
     if halves is None:
         return flat, None
     first, second = halves.reshape(*halves.shape[:3], -1).swapaxes(0, 1)
-    found = np.mean([encoding.correlate(*pair) for pair in zip(first, second, strict=True)], axis=0)
-    return flat, ceilings_of(found, study.responses[place].test.shape[1])
+    return flat, np.mean([encoding.correlate(*pair) for pair in zip(first, second, strict=True)], axis=0)
 
 
 def _region(study: Study, place: int) -> NDArray[np.bool_]:
