@@ -1,6 +1,7 @@
 """Files that other projects wrote, and files for people who leave: `import`, `export`."""
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -67,7 +68,7 @@ def import_(
         train, test = (" x ".join(map(str, made[part])) for part in ("train", "test"))
         verb = "kept" if made["kept"] else "wrote"
         screen.result(made, f"{verb} {made['path']}: {made['layout']}, train {train}, test {test}")
-        screen.following(f"check {made['path']}")
+        screen.following(f"check {quote(str(made['path']))}")
         return
     from alignvis.exchange.features import import_features
 

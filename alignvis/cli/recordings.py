@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -84,7 +85,7 @@ def _simulated(
 ) -> None:
     made = write(out, subjects=subject, progress=screen.bar(), **sizes)
     screen.result(made, f"wrote a simulated {dataset} to {out}: subjects {', '.join(map(str, subject))}")
-    screen.following(f"prepare {dataset} --raw {out / 'raw'} --subject {spans(subject)}", out)
+    screen.following(f"prepare {dataset} --raw {quote(str(out / 'raw'))} --subject {spans(subject)}", out)
 
 
 @click.group()
@@ -214,11 +215,11 @@ def prepare_nsd(screen: Screen, raw: Path, subject: tuple[int, ...], float32: bo
         name = dataset_name(raw, number)
         made = prepare(raw, subject=number, **_to(screen, name, number, float32), **options)
         _prepared(screen, made)
-        shown += f" --shown-in {made['path']}"
+        shown += f" --shown-in {quote(str(made['path']))}"
     pictures, encoders = screen.root / "images" / "nsd_stimuli.hdf5", ""
     if "simulated" in name:
         pictures, encoders = raw.parent / "images" / f"{name}.hdf5", " --encoder lowlevel --encoder untrained_vit"
-    screen.following(f"extract --images {pictures}{shown}{encoders}")
+    screen.following(f"extract --images {quote(str(pictures))}{shown}{encoders}")
 
 
 @prepare.command(name="mne")
