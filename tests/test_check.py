@@ -7,6 +7,7 @@ from safetensors.numpy import load_file, save_file
 from alignvis import store
 from alignvis.check import check_all
 from alignvis.errors import AlignvisError
+from alignvis.scoring import evaluate_run
 from alignvis.train_runs import train_run
 from alignvis.training import Recipe
 from tests.tables import planted, write_features
@@ -59,3 +60,18 @@ def test_a_header_that_states_no_rate_is_shown_without_one(tmp_path, rate):
     save_file(arrays, path, {"alignvis": json.dumps(document | {"sfreq": rate})})
     ((row, text),) = check_all(root, [path])
     assert row["whole"] and " Hz" not in text
+
+
+def test_scores_that_cannot_be_read_or_do_not_follow_are_told(tmp_path):
+    root = planted(tmp_path)
+    run = root / "runs/r"
+    tables = root / "responses/tiny/sub-01.safetensors", root / "features/tiny/lowlevel.safetensors"
+    train_run(*tables, run, encoder="linear", recipe=Recipe(epochs=1, batch=16), recipe_name="quick")
+    scores = evaluate_run(run)
+    ((row, text),) = check_all(root, [run])
+    assert row["whole"] and row["scored"] and ", scored" in text
+    whole = (run / "scores.json").read_text()
+    for damaged in (whole[:300], json.dumps(scores | {"top1": 0.987})):
+        (run / "scores.json").write_text(damaged)
+        ((row, text),) = check_all(root, [run])
+        assert not row["whole"] and f"score it again with: alignvis eval {run} --overwrite" in text

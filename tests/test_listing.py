@@ -2,7 +2,9 @@ import re
 from dataclasses import asdict
 
 import pytest
+from click.testing import CliRunner
 
+from alignvis.cli import main
 from alignvis.encoders import ENCODERS, build
 from alignvis.errors import AlignvisError
 from alignvis.images.catalogue import CATALOGUE
@@ -82,3 +84,9 @@ def test_a_recipe_is_shown_by_what_it_has_otherwise_and_given_whole():
     assert text == "alignvis-fixed as alignvis, but schedule cosine, validation concept"
     assert {key: value for key, value in row.items() if key != "name"} == asdict(RECIPES["alignvis-fixed"])
     assert all(f"{key} " in shown["alignvis"][1] for key in asdict(RECIPES["alignvis"]))
+
+
+def test_a_word_that_nothing_has_in_its_name_is_told(tmp_path):
+    result = CliRunner().invoke(main, ["--root", str(tmp_path), "list", "recipes", "zzz"])
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"none of the recipes has 'zzz' in its name; alignvis --root {tmp_path} list recipes shows" in result.stderr

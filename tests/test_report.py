@@ -392,6 +392,14 @@ def test_trials_that_differ_between_pictures_are_said_as_they_are(root):
     )
 
 
+def test_a_copy_of_a_run_is_no_second_seed_of_the_page(root):
+    shutil.copytree(root / "runs/sub-01_human", root / "runs/sub-01_twice")
+    with pytest.raises(AlignvisError, match="sub-01_human and .*sub-01_twice are of the same subject, seed and recipe"):
+        written(root)
+    page = written(root, ["sub-01_human", "sub-01_plain"])  # and those that are named make a page
+    assert {row["runs"] for row in page.table("top-1 (95 % interval)") if row["runs"]} == {"[1]", "[2]"}
+
+
 def test_a_comparison_that_rests_on_runs_elsewhere_is_told_and_not_shown(root):
     said = written(root, ["sub-01_human", "sub-01_plain"]).text
     assert "a difference of" not in said and "rest on runs that are not on this page" in said

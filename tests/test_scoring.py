@@ -185,6 +185,10 @@ def test_class_centres_are_a_gallery_of_their_own(root):
     assert inner["table"] == "../../features/tiny/lowlevel-centres.safetensors" and len(inner["ranks"]) == 40
     text = CliRunner().invoke(main, ["--root", str(root), "eval"]).stdout
     assert "among 40 class centres" in text
+    for change in ({"top1": 0.5}, {"top1_chance": 0.3}, {"mrr_interval": [0.1, 0.2]}, {"ranks": [40] * 40}):
+        files.write_json(run / "scores.json", found | {"class_centres": inner | change})
+        with pytest.raises(AlignvisError, match=r"do not follow from its similarities \(class_centres\)"):
+            score_all(root)
 
 
 def test_several_pictures_of_a_concept_share_its_centre(tmp_path):

@@ -181,5 +181,7 @@ def test_a_committee_says_that_what_it_was_chosen_by_is_no_result():
     member = {"encoder": "nice", "features": "a", "target": "embeddings", "recipe": "alignvis", "held_out_mrr": 0.4}
     committee = score(who="committee", seeds=[0, 1], members=[member], held_out_mrr=[0.4], candidates=2, held_out=30)
     text = " ".join(committee_table([committee | {"beside": []}]).split())
-    assert "held-out MRR 0.400, of the committee so far 0.400" in text
+    assert "held-out MRR 0.400, of the committee so far 0.400" in text and "–" not in text
+    full = committee_table([committee | {"beside": [], "subject": one} for one in (1, 2)], full=True)
+    assert full.count("–") == 3 * 7 - 1  # of every measure of both subjects and of all, but one that all had right
     assert "held-out MRR is what was maximised" in text and "so it is optimistic, and no result" in text
