@@ -22,7 +22,7 @@ from alignvis.errors import AlignvisError
 from alignvis.progress import Progress, silent
 from alignvis.retrieval import ranks, similarity
 from alignvis.runs import load_decoder, read_recipe, read_record, read_scores, save_tensors, stated_path, working_on
-from alignvis.scoring import described, read_similarity
+from alignvis.scoring import describe, read_similarity
 
 VERSION = 1
 LARGEST = 1000  # held-out images that a choice is made on; of more, evenly spaced ones in the order of their ids
@@ -275,14 +275,12 @@ def _committee(candidates: Sequence[Candidate]) -> dict[str, Any]:
     result |= {"held_out": chosen[0].held_out[seeds[0]].shape[-1]}
     result |= {"runs": [str(one.runs[seed]) for one in chosen for seed in seeds]}
     similarities, ids = _test(chosen, seeds)
-    result |= described(similarities, ids)
+    result |= describe(similarities, ids)
     single = chosen[0]  # the best by itself is taken first
     best = [single.scores[seed] | {"who": "best member"} for seed in seeds]
     if len(seeds) > 1:  # of a committee of one kind this is the committee: a row needs all subjects
         averaged, _ = _test([single], seeds)
-        best.append(
-            about | {"who": "best member, seeds averaged", "seed": 0, "seeds": seeds} | described(averaged, ids)
-        )
+        best.append(about | {"who": "best member, seeds averaged", "seed": 0, "seeds": seeds} | describe(averaged, ids))
     return result | {"beside": best}
 
 

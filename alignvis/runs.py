@@ -198,9 +198,14 @@ def read_record(run: Path) -> dict[str, Any]:
     return record
 
 
+def score_again(run: Path) -> str:
+    """What to do where the scores of a run cannot be believed, as the end of a sentence."""
+    return f"score it again with: alignvis eval {quote(str(run))} --overwrite"
+
+
 def read_scores(run: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Read the scores of a run; what `evaluate_run` did not write for these weights is refused with a sentence."""
-    again = f"score it again with: alignvis eval {quote(str(run))} --overwrite"
+    again = score_again(run)
     scores = files.read_json(run / "scores.json", again)
     wrong = [key for key, pattern in SCORES.items() if not files.fits(scores, {key: pattern})]
     if not wrong:

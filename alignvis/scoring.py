@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from alignvis.runs import (
     read_record,
     read_scores,
     save_tensors,
+    score_again,
     stated_path,
     working_on,
 )
@@ -58,7 +58,7 @@ def evaluate_run(run: Path, *, device: str = "cpu", progress: Progress = silent)
     Writes ``scores.json`` and ``similarity.safetensors`` (queries, gallery) into the run's folder.
 
     Returns:
-        The scores: shares in [0, 1] with 95 % Wilson intervals over the test images.
+        The scores: shares in [0, 1], and other measures, with 95 % intervals over the test images.
 
     Raises:
         AlignvisError: when the run is not whole, its tables are gone or have changed since, or a test image was
@@ -78,7 +78,7 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     scores: dict[str, Any] = {key: record[key] for key in (*COPIED, "weights_sha256")}
     scores |= {"recipe": record["recipe"]["name"], "target": recipe.target, "validation": recipe.validation}
     scores |= {"n": n, "gallery": size, "galleries": "test images", "repetitions": responses.test.shape[1]}
-    scores |= {"trials": asked.trials, **described(similarities, responses.test_images)}
+    scores |= {"trials": asked.trials, **describe(similarities, responses.test_images)}
     scores["class_centres"] = _among_centres(asked)
     small = responses.document["dataset"].startswith("nsd") and size > SUBSET
     scores["subset_galleries"] = subset_galleries(similarities, SUBSET) if small else None
@@ -91,16 +91,18 @@ def _evaluate(run: Path, device: str, progress: Progress) -> dict[str, Any]:
     return scores
 
 
-def describe(similarities: Tensor) -> dict[str, Any]:
+def describe(similarities: Tensor, ids: Sequence[str]) -> dict[str, Any]:
     """Everything that follows from a matrix of similarities alone.
 
     Args:
         similarities: (pictures, pictures), query i being the response to picture i.
+        ids: of the pictures.
 
     Returns:
         `retrieval.measures`, each with its "..._chance" and its "..._interval" (`intervals.measure_interval`); "ranks",
-        one a query; "ties"; "answers": how many pictures were named first; "n_way", by n, and "n_way_interval";
-        "image_to_brain": measures, intervals and ranks of the other direction; "transductive".
+        one a query, by sorted id; "images_sha256", which says of which images they are; "ties"; "answers": how many
+        pictures were named first; "n_way", by n, and "n_way_interval"; "image_to_brain": measures, intervals and ranks
+        of the other direction; "transductive".
 
     Raises:
         AlignvisError: when a similarity is not finite.
@@ -116,6 +118,9 @@ def describe(similarities: Tensor) -> dict[str, Any]:
     ends = within(places.tolist(), size, [f"{ways}-way" for ways in asked])
     found["n_way_interval"] = dict(zip(map(str, asked), ends, strict=True))
     found["image_to_brain"] = _measured(ranks(similarities.T, targets), n)
+    for part in (found, found["image_to_brain"]):
+        part["ranks"] = _by_id(part["ranks"], ids)
+    found["images_sha256"] = sha256("\n".join(sorted(ids)).encode()).hexdigest()
     return found | {"transductive": transductive(similarities, targets)}
 
 
@@ -125,14 +130,6 @@ def _measured(places: Tensor, gallery: int) -> dict[str, Any]:
     keys = [f"{measure}_interval" for measure in MEASURES]
     ends = dict(zip(keys, within(listed, gallery, MEASURES), strict=True))
     return of_places(places, gallery) | ends | {"ranks": listed}
-
-
-def described(similarities: Tensor, ids: Sequence[str]) -> dict[str, Any]:
-    """`describe`, with ranks by sorted image id, and "images_sha256", which says of which images they are."""
-    found = describe(similarities)
-    for part in (found, found["image_to_brain"]):
-        part["ranks"] = _by_id(part["ranks"], ids)
-    return found | {"images_sha256": sha256("\n".join(sorted(ids)).encode()).hexdigest()}
 
 
 def _among_centres(asked: Asked) -> dict[str, Any] | None:
@@ -179,7 +176,7 @@ def read_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any]) -
     Raises:
         AlignvisError: when the file is gone, or is not the one that was scored.
     """
-    path, again = run / "similarity.safetensors", f"score it again with: alignvis eval {quote(str(run))} --overwrite"
+    path, again = run / "similarity.safetensors", score_again(run)
     if not isinstance(scores.get("similarity_sha256"), str):
         raise AlignvisError(f"the scores in {run} are of an earlier alignvis and name no similarities; {again}")
     if scores["weights_sha256"] != record["weights_sha256"]:
@@ -211,15 +208,15 @@ def proved_similarity(run: Path, record: dict[str, Any], scores: dict[str, Any])
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise AlignvisError(
-            f"the scores in {run} do not follow from its similarities ({', '.join(wrong[:4])}{more}); score it again "
-            f"with: alignvis eval {quote(str(run))} --overwrite"
+            f"the scores in {run} do not follow from its similarities ({', '.join(wrong[:4])}{more}); "
+            f"{score_again(run)}"
         )
     return similarities, ids
 
 
 def _not_following(scores: dict[str, Any], similarities: Tensor, ids: Sequence[str]) -> list[str]:
     """Which scores are not those of these similarities: what is stored is believed no more than what is measured."""
-    found = described(similarities, ids)
+    found = describe(similarities, ids)
     if scores["class_centres"]:
         found["class_centres"] = scores["class_centres"] | _of_centres(scores["class_centres"])
     near = 2 / len(ids)  # scores of the whole batch rest on sums, whose last digit is another on another machine
@@ -356,8 +353,8 @@ def _score(run: Path, overwrite: bool, device: str, notes: _Notes) -> dict[str, 
         other = [key for key, count in leakage.items() if count is not None and score["leakage"].get(key) != count]
         if other:
             raise AlignvisError(
-                f"the scores in {run} state another leakage ({', '.join(other)}) than its record shows; score it again "
-                f"with: alignvis eval {quote(str(run))} --overwrite"
+                f"the scores in {run} state another leakage ({', '.join(other)}) than its record shows; "
+                f"{score_again(run)}"
             )
     for table in _changed(run, record, score) if kept else ():
         notes.changed.setdefault(table, []).append(run)

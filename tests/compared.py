@@ -10,7 +10,7 @@ import torch
 from alignvis import files, store
 from alignvis.recipe import Recipe
 from alignvis.runs import read_record, save_tensors
-from alignvis.scoring import described, evaluate_run
+from alignvis.scoring import describe, evaluate_run
 from alignvis.train_runs import train_run
 from tests.tables import planted
 
@@ -80,7 +80,7 @@ def write(
     ids = images or store.read_document(run / "similarity.safetensors")["queries"]
     matrix, path = torch.from_numpy(similarities(places)), run / "similarity.safetensors"
     save_tensors({"similarity": matrix}, path, {"table": "similarity", "queries": ids, "gallery": ids})
-    scores |= described(matrix, ids) | {
+    scores |= describe(matrix, ids) | {
         "n": len(places),
         "gallery": len(places),
         "queries_fingerprint": f"queries-{subject}",

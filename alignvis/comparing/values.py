@@ -1,7 +1,6 @@
 """What a run says of each test image, from its stored similarities."""
 
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from alignvis import store
 from alignvis.comparing.sides import Scored
 from alignvis.errors import AlignvisError
 from alignvis.retrieval import chances, each, of_places, ranks
+from alignvis.runs import score_again
 from alignvis.scoring import read_similarity
 
 
@@ -83,7 +83,7 @@ def values_of(one: Scored, metric: Metric) -> Values:
         stated, given = (of[wrong[0]] for of in (one.scores, found))
         raise AlignvisError(
             f"the scores in {one.run} state a {METRICS[wrong[0]].title.removesuffix(', %')} of {stated:.4f} and its "
-            f"similarities give {given:.4f}; score it again with: alignvis eval {quote(str(one.run))} --overwrite"
+            f"similarities give {given:.4f}; {score_again(one.run)}"
         )
     return Values(values.numpy(), images)
 
